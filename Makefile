@@ -1,0 +1,39 @@
+# Everything is done by make; `make help` lists it. Nothing needs to be installed first but
+# Python 3.11 or later: the tools go into .venv, pinned by requirements.lock.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench docs lock clean
+
+help: ## List what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Install everything into .venv (the others do it for you)
+
+$(STAMP): requirements.lock pyproject.toml
+	@PYTHON=$(PYTHON) sh tools/setup.sh $(VENV)
+	@touch $@
+
+demo: $(STAMP) ## Run examples/flights: a pipeline of Spark, Dask and Python jobs, with its bill
+	@$(BIN)/piecework demo
+
+test: $(STAMP) ## Run all tests
+	@sh tools/test.sh $(BIN)
+
+check: $(STAMP) ## Format, lint, types, import rules, unit tests: under a minute
+	@sh tools/check.sh $(BIN)
+
+bench: $(STAMP) ## Measure, side by side, printed as ratios
+	@$(BIN)/python -m bench
+
+docs: $(STAMP) ## Write the generated parts of the documentation anew
+	@$(BIN)/python tools/docs.py
+
+lock: $(STAMP) ## Pin the newest versions that fit together in requirements.lock
+	@sh tools/lock.sh $(BIN)
+
+clean: ## Remove what was installed and made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,120 @@
+"""Settings, from piecework.toml and the environment.
+
+The first file found is read: `$PIECEWORK_CONFIG`, `./piecework.toml`,
+`$PIECEWORK_HOME/piecework.toml`. An environment variable `PIECEWORK_<NAME>` wins over the file.
+Standard library only, so that reading settings costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from piecework.errors import ConfigError
+from piecework.units import parse_duration
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be set. In piecework.toml by these names; in the environment as PIECEWORK_<NAME>."""
+
+    #: Where the state lives: ledger, runs, the platform. Also `PIECEWORK_HOME`.
+    home: Path
+    #: SQLAlchemy URL of the ledger. Default: SQLite in `home`.
+    ledger_url: str
+    #: The machine pool of jobs that name none.
+    pool: str = "local"
+    #: How long an attempt may run on its machine where the job does not say.
+    timeout: timedelta = timedelta(hours=6)
+    #: How long after it was queued a run has promised to be done where the job does not say.
+    deadline: timedelta = timedelta(hours=24)
+    #: Base URL of the Airflow REST API. Default: the platform of this computer.
+    airflow_url: str | None = None
+    #: Port on which the platform of this computer serves Airflow; 0 takes a free one.
+    airflow_port: int = 0
+    #: Base folder or URL of the data that jobs exchange. Default: `home`/data.
+    data: str = ""
+    #: Tables of pools, by name, as written; `piecework.spec.pool` checks them.
+    pools: Mapping[str, Any] = field(default_factory=dict)
+    #: The file that was read, if there was one; for messages.
+    file: Path | None = None
+
+
+_PATHS = {"home"}
+_DURATIONS = {"timeout", "deadline"}
+_INTEGERS = {"airflow_port"}
+_NOT_SETTABLE = {"file"}
+
+
+def default_home() -> Path:
+    """`$PIECEWORK_HOME`, else ~/.piecework."""
+    return Path(os.environ.get("PIECEWORK_HOME") or "~/.piecework").expanduser().absolute()
+
+
+def load(environ: Mapping[str, str] | None = None, directory: Path | None = None) -> Settings:
+    """Reads the settings; raises ConfigError with file, name, value and what would be right."""
+    environ = os.environ if environ is None else environ
+    home = Path(environ.get("PIECEWORK_HOME") or "~/.piecework").expanduser().absolute()
+    file, values = _read_file(environ, directory or Path.cwd(), home)
+    known = {f.name for f in fields(Settings)} - _NOT_SETTABLE
+    for name in values:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+            raise ConfigError(f"{file}: unknown setting {name!r}; {hint}")
+    where = {name: f"{file}: {name}" for name in values}
+    for name in known - {"pools"}:
+        variable = f"PIECEWORK_{name.upper()}"
+        if environ.get(variable):
+            values[name] = environ[variable]
+            where[name] = f"environment variable {variable}"
+    values = {name: _convert(name, value, where[name]) for name, value in values.items()}
+    home = values.setdefault("home", home)
+    values.setdefault("ledger_url", f"sqlite:///{home}/ledger.sqlite")
+    values.setdefault("data", str(home / "data"))
+    return Settings(file=file, **values)
+
+
+def _read_file(
+    environ: Mapping[str, str], directory: Path, home: Path
+) -> tuple[Path | None, dict[str, Any]]:
+    named = environ.get("PIECEWORK_CONFIG")
+    if named:
+        candidates = [Path(named)]
+    else:
+        candidates = [directory / "piecework.toml", home / "piecework.toml"]
+    for path in candidates:
+        try:
+            with path.open("rb") as stream:
+                return path, tomllib.load(stream)
+        except FileNotFoundError:
+            if named:
+                raise ConfigError(f"PIECEWORK_CONFIG names {path}, which does not exist") from None
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+    return None, {}
+
+
+def _convert(name: str, value: Any, where: str) -> Any:
+    try:
+        if name in _PATHS:
+            return Path(value).expanduser().absolute()
+        if name in _DURATIONS:
+            return parse_duration(value)
+        if name in _INTEGERS:
+            return int(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if name == "pools":
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: found {value!r}; pools are tables, like [pools.local]")
+        return value
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: found {value!r}; this is a text")
+    return value

@@ -1,0 +1,98 @@
+"""What every runner can do: start an attempt from its request, tell how it is, end it.
+
+A runner is found by the plan's provider: `runner_for("local", settings)`.
+Everything here can be done twice: starting an attempt that exists finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from piecework.ledger.events import Outcome
+from piecework.plan.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who asked for a run, and whose end ends it.
+
+    kind "airflow": a task instance, by `dag_id`, `dag_run_id`, `task_id`, `map_index`.
+    kind "cli": nobody but the user's `cancel` ends it before its time limit.
+    """
+
+    kind: str
+    dag_id: str | None = None
+    dag_run_id: str | None = None
+    task_id: str | None = None
+    map_index: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRequest:
+    """One try of a run: its identity, its plan, its owner, and the program with templates rendered.
+
+    `run` names the run for people and folders (`flights.delays.7f3a9c1b`); `number` counts from 1.
+    `code` is the folder that the job's relative paths are relative to.
+    `data` is the folder or URL in which the jobs of one pipeline run exchange data.
+    """
+
+    run: str
+    number: int
+    plan: Plan
+    owner: Owner
+    code: Path
+    data: str
+    pipeline: str | None = None
+    pipeline_run: str | None = None
+    team: str | None = None
+    priority: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def attempt(self) -> str:
+        """The attempt's id: `flights.delays.7f3a9c1b.1`."""
+        return f"{self.run}.{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStatus:
+    """How an attempt is. `state`: "waiting", "running" or "ended".
+
+    `reason` says why it waits; `outcome`, `cause` and the times are set as they become known.
+    `result` is what the job wrote as its result (JSON), once it succeeded.
+    """
+
+    attempt: str
+    state: str
+    reason: str | None = None
+    machines: tuple[str, ...] = ()
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    outcome: Outcome | None = None
+    cause: str | None = None
+    exit_code: int | None = None
+    result: Any = None
+
+
+class Runner(Protocol):
+    """Starts attempts somewhere. Raises RunnerError where that place does not answer."""
+
+    def start(self, request: AttemptRequest) -> AttemptStatus:
+        """Starts the attempt, or finds it where it was started before."""
+
+    def status(self, attempt: str) -> AttemptStatus | None:
+        """How the attempt is; None where there is no such attempt."""
+
+    def attempts(self, run: str) -> list[AttemptStatus]:
+        """All attempts of a run, oldest first."""
+
+    def cancel(self, attempt: str, cause: str) -> None:
+        """Ends the attempt's whole process tree; returns at once. Ended ones stay as they are."""
+
+    def read_log(self, attempt: str, offset: int, limit: int = 1 << 20) -> bytes:
+        """Bytes of the attempt's log from `offset`; empty at its present end."""
