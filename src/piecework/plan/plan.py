@@ -1,10 +1,15 @@
-"""What a plan is: which machine, what it will cost, and why this one. Data only."""
+"""What a plan is: which machine, what it will cost, and why this one. Data only.
+
+A plan is kept with the attempts that follow it, so it turns into JSON and back without loss.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from decimal import Decimal
+from typing import Any
 
 from piecework.spec.job import Job
 from piecework.units import Memory, Money
@@ -30,8 +35,53 @@ class InstanceType:
 
 
 @dataclass(frozen=True, slots=True)
+class Host:
+    """What this host can give to the jobs of the pool `local`. Whoever calls detects it."""
+
+    cpus: int
+    memory: Memory
+    gpus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The machine seconds that a job's last runs took, as a range without the odd ones out.
+
+    `low_seconds` and `high_seconds` are the 10th and 90th percentile. The seconds of one run are
+    those of all of its machines together, from bought to given back.
+    """
+
+    runs: int
+    low_seconds: Decimal
+    high_seconds: Decimal
+
+    def __post_init__(self) -> None:
+        if self.runs < 1 or not 0 <= self.low_seconds <= self.high_seconds:
+            raise ValueError(
+                f"{self.runs} runs of {self.low_seconds} to {self.high_seconds} s are no history"
+            )
+
+    @classmethod
+    def of(cls, machine_seconds: Iterable[Decimal | float]) -> History | None:
+        """From the machine seconds of each past run; None where there is none."""
+        ordered = sorted(Decimal(str(seconds)) for seconds in machine_seconds)
+        if not ordered:
+            return None
+        return cls(len(ordered), _percentile(ordered, 10), _percentile(ordered, 90))
+
+
+def _percentile(ordered: list[Decimal], percent: int) -> Decimal:
+    """By the nearest rank, so that it is a value that really occurred."""
+    rank = -(-len(ordered) * percent // 100)
+    return ordered[max(rank, 1) - 1]
+
+
+@dataclass(frozen=True, slots=True)
 class Rejection:
-    """A machine that was not chosen, and why, in words."""
+    """A machine that was not chosen, and why, in words.
+
+    `instance_type` is a name, or, in the last one of a plan, "570 others".
+    """
 
     instance_type: str
     reason: str
@@ -39,10 +89,11 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the run will cost. `low` and `high` are equal where there is no range.
+    """What one run will cost if its first attempt succeeds, all machines together.
 
-    `basis`: "history" (the range of this job's last runs), "timeout" (at most, were it to use all
-    of its timeout), or "price" (only the price per hour is known).
+    `basis`: "history" (the range of this job's last `runs`), "timeout" (from the least that a
+    machine costs to all of its timeout), or "price" (only the price per hour is known: no range).
+    `low` and `high` are None where there is no range, or no price.
     """
 
     basis: str
@@ -56,7 +107,8 @@ class Plan:
     """Which machine one run of one job will get, and what it will cost; nothing is bought without.
 
     `cpus` and `memory` are what the job can use of each machine, which on the pool `local` may be
-    less than the instance type's nameplate (then `warnings` says so).
+    less than the instance type's nameplate (then `warnings` says so). `price_per_hour` is that of
+    one machine; `minimum` is the least time that each is paid for.
     """
 
     job_name: str
@@ -77,3 +129,98 @@ class Plan:
     warnings: tuple[str, ...] = ()
     #: True where the bill is as if a cloud machine had been bought (pool `local`).
     as_if: bool = False
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON values: money and CPU as decimal strings, durations in seconds."""
+    machine, estimate = plan.instance_type, plan.estimate
+    return {
+        "job_name": plan.job_name,
+        "job": plan.job.model_dump(mode="json", exclude_defaults=True),
+        "pool": plan.pool,
+        "provider": plan.provider,
+        "instance_type": {
+            "name": machine.name,
+            "architecture": machine.architecture,
+            "vcpus": machine.vcpus,
+            "memory_bytes": machine.memory.bytes,
+            "gpus": machine.gpus,
+            "usd_per_hour": _decimal_text(machine.usd_per_hour),
+            "source": machine.source,
+            "as_of": machine.as_of.isoformat() if machine.as_of else None,
+        },
+        "count": plan.count,
+        "cpus": f"{plan.cpus:f}",
+        "memory_bytes": plan.memory.bytes,
+        "gpus": plan.gpus,
+        "price_per_hour": _money_to_json(plan.price_per_hour),
+        "minimum_seconds": plan.minimum.total_seconds(),
+        "timeout_seconds": plan.timeout.total_seconds(),
+        "deadline_seconds": plan.deadline.total_seconds(),
+        "estimate": {
+            "basis": estimate.basis,
+            "low": _money_to_json(estimate.low),
+            "high": _money_to_json(estimate.high),
+            "runs": estimate.runs,
+        },
+        "rejected": [asdict(rejection) for rejection in plan.rejected],
+        "warnings": list(plan.warnings),
+        "as_if": plan.as_if,
+    }
+
+
+def plan_from_json(raw: dict[str, Any]) -> Plan:
+    """Reads what `plan_to_json` wrote.
+
+    Raises KeyError, TypeError or ValueError (pydantic's among them) where it is no plan.
+    """
+    machine, estimate = raw["instance_type"], raw["estimate"]
+    return Plan(
+        job_name=raw["job_name"],
+        job=Job.model_validate(raw["job"]),
+        pool=raw["pool"],
+        provider=raw["provider"],
+        instance_type=InstanceType(
+            name=machine["name"],
+            architecture=machine["architecture"],
+            vcpus=machine["vcpus"],
+            memory=Memory(machine["memory_bytes"]),
+            gpus=machine["gpus"],
+            usd_per_hour=_decimal(machine["usd_per_hour"]),
+            source=machine["source"],
+            as_of=date.fromisoformat(machine["as_of"]) if machine["as_of"] else None,
+        ),
+        count=raw["count"],
+        cpus=Decimal(raw["cpus"]),
+        memory=Memory(raw["memory_bytes"]),
+        gpus=raw["gpus"],
+        price_per_hour=_money_from_json(raw["price_per_hour"]),
+        minimum=timedelta(seconds=raw["minimum_seconds"]),
+        timeout=timedelta(seconds=raw["timeout_seconds"]),
+        deadline=timedelta(seconds=raw["deadline_seconds"]),
+        estimate=Estimate(
+            basis=estimate["basis"],
+            low=_money_from_json(estimate["low"]),
+            high=_money_from_json(estimate["high"]),
+            runs=estimate["runs"],
+        ),
+        rejected=tuple(Rejection(**rejection) for rejection in raw["rejected"]),
+        warnings=tuple(raw["warnings"]),
+        as_if=raw["as_if"],
+    )
+
+
+def _decimal_text(number: Decimal | None) -> str | None:
+    return None if number is None else f"{number:f}"
+
+
+def _decimal(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
+
+
+def _money_to_json(money: Money | None) -> dict[str, str] | None:
+    return None if money is None else {"amount": money.decimal_text(), "currency": money.currency}
+
+
+def _money_from_json(raw: dict[str, str] | None) -> Money | None:
+    return None if raw is None else Money(Decimal(raw["amount"]), raw["currency"])

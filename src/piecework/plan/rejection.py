@@ -1,0 +1,106 @@
+"""Why other machines were not chosen: the few that tell something, not a thousand rows.
+
+Told are the nearest cheaper ones that are too small, the cheapest that something else forbids
+(architecture, burstable, the pool's types, a pinned type, no price), and the nearest dearer ones.
+The rest is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal
+
+from piecework.plan.plan import InstanceType, Rejection
+from piecework.plan.request import Request, find_exclusion, find_shortfall
+from piecework.units import Money
+
+_NEAREST = 3
+
+
+def sort_key(machine: InstanceType) -> tuple[bool, Decimal, str]:
+    """Priced before unpriced, then by price, then by name; unpriced ones by size, then by name."""
+    if machine.usd_per_hour is None:
+        return True, Decimal(machine.memory.bytes) * machine.vcpus, machine.name
+    return False, machine.usd_per_hour, machine.name
+
+
+def explain_rejections(
+    request: Request, chosen: InstanceType, machines: Iterable[InstanceType]
+) -> tuple[Rejection, ...]:
+    """The telling rejections, cheapest first, and at last how many others there are."""
+    too_small: list[InstanceType] = []
+    dearer: list[InstanceType] = []
+    unpriced: list[InstanceType] = []
+    forbidden: dict[str, InstanceType] = {}
+    others = -1  # the chosen one is not another
+    for machine in sorted(machines, key=sort_key):
+        others += 1
+        if machine == chosen:
+            continue
+        shortfall = find_shortfall(request, machine)
+        exclusion = find_exclusion(request, machine)
+        if exclusion is not None:
+            if shortfall is None and _is_cheaper(machine, chosen):
+                forbidden.setdefault(exclusion, machine)
+        elif machine.usd_per_hour is None:
+            if shortfall is None:
+                unpriced.append(machine)
+        elif shortfall is not None:
+            if _is_cheaper(machine, chosen):
+                too_small.append(machine)
+        else:
+            dearer.append(machine)
+    told = [
+        *(_reject_small(request, machine) for machine in too_small[-_NEAREST:]),
+        *(_reject(machine, reason) for reason, machine in forbidden.items()),
+        *(_reject_unpriced(machine, chosen) for machine in unpriced[:1]),
+        *(_reject_dearer(machine, chosen) for machine in dearer[:_NEAREST]),
+    ]
+    rest = others - len(told)
+    if rest > 0:
+        small = len(too_small[:-_NEAREST])
+        dear = len(dearer[_NEAREST:])
+        told.append(Rejection(f"{rest} others", _count(small, dear, rest - small - dear)))
+    return tuple(told)
+
+
+def _is_cheaper(machine: InstanceType, chosen: InstanceType) -> bool:
+    if machine.usd_per_hour is None:
+        return False
+    return chosen.usd_per_hour is None or machine.usd_per_hour < chosen.usd_per_hour
+
+
+def _price(machine: InstanceType) -> str:
+    return "unpriced" if machine.usd_per_hour is None else f"{Money(machine.usd_per_hour)}/h"
+
+
+def _reject(machine: InstanceType, reason: str) -> Rejection:
+    return Rejection(machine.name, f"{_price(machine)}, but {reason}")
+
+
+def _reject_small(request: Request, machine: InstanceType) -> Rejection:
+    return _reject(machine, f"has {find_shortfall(request, machine)}")
+
+
+def _reject_unpriced(machine: InstanceType, chosen: InstanceType) -> Rejection:
+    if chosen.usd_per_hour is None:
+        return Rejection(machine.name, f"fits, but is larger than {chosen.name}; both are unpriced")
+    return Rejection(machine.name, "fits, but is unpriced, and a priced machine fits too")
+
+
+def _reject_dearer(machine: InstanceType, chosen: InstanceType) -> Rejection:
+    if machine.usd_per_hour is None or chosen.usd_per_hour is None:
+        return Rejection(machine.name, "fits")
+    more = machine.usd_per_hour - chosen.usd_per_hour
+    if more == 0:
+        return Rejection(machine.name, f"costs the same; {chosen.name} comes first by name")
+    return Rejection(machine.name, f"fits, but costs {Money(more)}/h more")
+
+
+def _count(small: int, dear: int, rest: int) -> str:
+    parts = (
+        (small, "are cheaper and too small"),
+        (dear, "fit and cost more"),
+        (rest, "cost more or are of another kind"),
+    )
+    return ", ".join(f"{amount} {what}" for amount, what in parts if amount)
