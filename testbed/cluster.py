@@ -1,0 +1,177 @@
+"""A whole cluster: up, down, what runs.
+
+What enters is a name; what leaves is a running control plane with DNS and an image registry, or
+nothing at all. `down` doesn't ask what was started: it kills the testbed's cgroup and removes what
+bears its number, so it works as well after a crash, and twice.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from testbed import (
+    cgroups,
+    components,
+    control_plane,
+    debian,
+    images,
+    machine,
+    network,
+    place,
+    programs,
+    record,
+    registry,
+)
+from testbed.api import Api
+from testbed.place import DOMAIN, Place
+from testbed.programs import Progress
+
+_DNS = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {{name: "system:coredns"}}
+rules:
+- {{apiGroups: [""], resources: [endpoints, services, pods, namespaces], verbs: [list, watch]}}
+- {{apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {{name: "system:coredns"}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:coredns"}}
+subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: "system:coredns"}}]
+---
+# DNS runs beside the control plane, so that it is there before the first machine is.
+apiVersion: v1
+kind: Service
+metadata: {{name: kube-dns, namespace: kube-system}}
+spec:
+  clusterIP: {dns}
+  ports:
+  - {{name: dns, port: 53, protocol: UDP}}
+  - {{name: dns-tcp, port: 53, protocol: TCP}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: kube-dns-1, namespace: kube-system, labels: {{kubernetes.io/service-name: kube-dns}}}}
+addressType: IPv4
+endpoints: [{{addresses: ["{hub}"], conditions: {{ready: true}}}}]
+ports:
+- {{name: dns, port: 53, protocol: UDP}}
+- {{name: dns-tcp, port: 53, protocol: TCP}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One thing that runs: a component, or a machine with all its programs and pods."""
+
+    name: str
+    kind: str
+    usage: components.Usage
+
+
+def up(name: str, progress: Progress, *, own: Callable[[Place], None] = lambda _: None) -> Place:
+    """Brings the cluster up, or completes one that is up in part; returns its place.
+
+    Builds and installs what is missing first. `own` is told the place before anything starts.
+    """
+    debian.install_missing(progress)
+    programs.build_all(progress)
+    here = place.claim(name)
+    own(here)
+    with place.lock(here.folder / "up.lock"):
+        started = time.monotonic()
+        network.make_hub(here)
+        cgroups.make(f"{here.id}/components")
+        control_plane.prepare(here)
+        registry.start(here)
+        control_plane.start_all(here)
+        with Api(here.admin) as api:
+            _grant(here, api)
+        control_plane.wait(here, "kube-controller-manager")
+        control_plane.wait(here, "kube-scheduler")
+        control_plane.wait(here, "coredns")
+        registry.wait(here)
+        images.push_needed(here, progress)
+        progress(f"testbed {name} is up after {time.monotonic() - started:.1f} s: {here.server}")
+    return here
+
+
+def _grant(here: Place, api: Api) -> None:
+    api.apply_text(_DNS.format(dns=here.dns, hub=here.hub, domain=DOMAIN))
+    # Pods of a namespace are refused until it has its account: don't let the first one meet that.
+    api.wait(
+        "the default service account",
+        lambda: api.get("ServiceAccount", "default", "default"),
+    )
+
+
+def down(name: str, progress: Progress = lambda _: None) -> None:
+    """Removes everything of a testbed, however it was left; does nothing where nothing is."""
+    here = place.look(name)
+    if here is None:
+        return
+    started = time.monotonic()
+    for machine_name in machine.names(here):
+        life = record.read(here).get(machine_name)
+        if life and life.started and not life.stopped:
+            record.write(here, machine_name, "stopped", why="the testbed went down")
+    # Whoever could start something dies first; freezing keeps the rest from noticing.
+    cgroups.signal_all(here.id, signal.SIGSTOP)
+    cgroups.kill(here.id)
+    network.remove_hub(here)
+    place.give_up(here)
+    progress(f"testbed {name} is down after {time.monotonic() - started:.1f} s")
+
+
+def status(here: Place) -> list[Running]:
+    """What runs, with what it uses: components first, then machines."""
+    found = []
+    for name in components.names(here):
+        usage = components.usage(components.group_of(here, name))
+        found.append(Running(name, "component", usage))
+    for name in machine.names(here):
+        usage = components.usage(machine.group_of(here, name))
+        found.append(Running(name, "machine", usage))
+    return found
+
+
+def leftovers(here: Place) -> list[str]:
+    """What of a testbed is still on this host, in words; empty after `down`."""
+    from pathlib import Path
+
+    found = [f"process {process}" for process in cgroups.processes(here.id)]
+    found += [f"cgroup {tree / here.id}" for tree in cgroups.hierarchies() if (tree / here.id).exists()]
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    marks = (str(here.folder), str(here.namespace_file))
+    found += [f"mount {line.split()[1]}" for line in mounts if any(mark in line for mark in marks)]
+    if (Path("/sys/class/net") / here.id).exists():
+        found.append(f"interface {here.id}")
+    routes = network.run(["ip", "route", "show", "table", "all"]).splitlines()
+    found += [f"route {line}" for line in routes if f"{here.network}." in line]
+    found += [f"file {path}" for path in (here.folder, here.namespace_file) if path.exists()]
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(here.folder) + "/" in command:
+            found.append(f"process {path.parent.name}: {command[:200]}")
+    return found
+
+
+def up_all(names: Sequence[str], progress: Progress) -> ExitStack:
+    """Brings several testbeds up; leaving the stack takes them down."""
+    stack = ExitStack()
+    try:
+        for name in names:
+            stack.callback(down, name, progress)
+            up(name, progress)
+    except BaseException:
+        stack.close()
+        raise
+    return stack

@@ -1,0 +1,187 @@
+"""Container images: made here from Debian's packages, pushed to the testbed's registry.
+
+What enters are folders with a Dockerfile that begins with `ARG BASE`; what leaves are images that
+every machine pulls as REGISTRY/NAME:TAG. Two small ones are always there: `pause` (of every pod)
+and `shell` (busybox, for tests). `base`, a Debian with Python, is made by debootstrap when it is
+first asked for. The image builder keeps its storage in the cache and leaves no mount behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from testbed import certificates, programs, registry
+from testbed.errors import TestbedError
+from testbed.place import REGISTRY_PORT, Place, lock
+from testbed.programs import Progress, cache_folder
+
+PAUSE = "pause:1"
+SHELL = "shell:1"
+BASE = "base:1"
+#: What `base` has besides Debian's smallest system.
+_BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+_RELEASE = "bookworm"
+
+
+def push_needed(place: Place, progress: Progress) -> None:
+    """Makes and pushes the images without which no machine runs a pod."""
+    for image, make in ((PAUSE, _make_pause), (SHELL, _make_shell)):
+        _ensure(place, image, make, progress)
+
+
+def push_base(place: Place, progress: Progress) -> str:
+    """Makes and pushes the Debian base, where it is missing; returns its name for pods."""
+    return _ensure(place, BASE, _make_base, progress)
+
+
+def name_in(place: Place, image: str) -> str:
+    """An image as pods of this testbed name it."""
+    return f"{place.registry}/{image}"
+
+
+def build(
+    place: Place,
+    folder: Path,
+    image: str,
+    progress: Progress = programs.say,
+    arguments: Mapping[str, str] | None = None,
+) -> str:
+    """Builds a folder's Dockerfile on `base`, pushes it as `image`, returns its name for pods."""
+    push_base(place, progress)
+    values = {"BASE": f"localhost/{BASE}", **(arguments or {})}
+    with lock(_storage() / "lock"):
+        if not _stored(BASE):
+            _buildah("pull", *_certificates(place), _remote(place, BASE))
+            _buildah("tag", _remote(place, BASE).removeprefix("docker://"), f"localhost/{BASE}")
+        progress(f"building image {image} from {folder}")
+        _buildah(
+            "bud", "--isolation=chroot", "--layers=false", "--format=docker", "--pull-never",
+            *(f"--build-arg={name}={value}" for name, value in values.items()),
+            f"--tag=localhost/{image}", str(folder),
+        )  # fmt: skip
+        _push(place, image)
+    return name_in(place, image)
+
+
+def _ensure(
+    place: Place, image: str, make: Callable[[str, Progress], None], progress: Progress
+) -> str:
+    if not registry.has(place, image):
+        with lock(_storage() / "lock"):
+            if not registry.has(place, image):
+                make(image, progress)
+                _push(place, image)
+    return name_in(place, image)
+
+
+def _storage() -> Path:
+    return cache_folder() / "buildah"
+
+
+def _buildah(*arguments: str) -> str:
+    # The storage driver "vfs" copies instead of mounting: slower, and nothing stays mounted.
+    command = ["nice", "-n", "19", "buildah", f"--root={_storage()}/root", f"--runroot={_storage()}/run",
+               "--storage-driver=vfs", *arguments]  # fmt: skip
+    environment = {**os.environ, "TMPDIR": str(_storage())}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise TestbedError(f"buildah {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout.strip()
+
+
+def _stored(image: str) -> bool:
+    return f"localhost/{image}" in _buildah("images", "--format", "{{.Name}}:{{.Tag}}").split()
+
+
+def _certificates(place: Place) -> list[str]:
+    folder = place.pki / "registry-client"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(certificates.ca_file(place), folder / "ca.crt")
+    return [f"--cert-dir={folder}"]
+
+
+def _remote(place: Place, image: str) -> str:
+    return f"docker://{place.hub}:{REGISTRY_PORT}/{image}"
+
+
+def _push(place: Place, image: str) -> None:
+    _buildah(
+        "push", "--quiet", *_certificates(place), f"localhost/{image}", _remote(place, image)
+    )
+
+
+def _from_folder(folder: Path, image: str, *settings: str) -> None:
+    """An image of one layer: what lies in the folder."""
+    container = _buildah("from", "scratch")
+    try:
+        _buildah("add", "--quiet", container, str(folder), "/")
+        _buildah("config", *settings, container)
+        _buildah("commit", "--quiet", "--format=docker", container, f"localhost/{image}")
+    finally:
+        _buildah("rm", container)
+
+
+def _make_pause(image: str, progress: Progress) -> None:
+    progress(f"making image {image}")
+    with tempfile.TemporaryDirectory(dir=_storage()) as folder:
+        shutil.copy(programs.find("pause"), Path(folder) / "pause")
+        _from_folder(Path(folder), image, '--entrypoint=["/pause"]', "--user=65535:65535")
+
+
+def _make_shell(image: str, progress: Progress) -> None:
+    progress(f"making image {image} from Debian's busybox-static")
+    with tempfile.TemporaryDirectory(dir=_storage()) as name:
+        folder = Path(name)
+        # apt drops its privileges for downloads, and complains where it can't write.
+        _run(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", "busybox-static"], folder)
+        (package,) = folder.glob("*.deb")
+        _run(["dpkg-deb", "--extract", str(package), "unpacked"], folder)
+        root = folder / "root"
+        (root / "bin").mkdir(parents=True)
+        shutil.copy(folder / "unpacked" / "bin" / "busybox", root / "bin" / "busybox")
+        for applet in _run([str(root / "bin" / "busybox"), "--list"], folder).split():
+            if applet != "busybox":
+                (root / "bin" / applet).symlink_to("busybox")
+        (root / "tmp").mkdir(mode=0o1777)
+        (root / "etc").mkdir()
+        (root / "etc" / "passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
+        root.chmod(0o755)
+        _from_folder(root, image, '--cmd=["/bin/sh"]', "--env=PATH=/bin")
+
+
+def _make_base(image: str, progress: Progress) -> None:
+    progress(f"making image {image}: Debian {_RELEASE} with {', '.join(_BASE_PACKAGES)}")
+    with tempfile.TemporaryDirectory(dir=_storage()) as name:
+        root = Path(name) / "root"
+        _run(
+            ["nice", "-n", "19", "debootstrap", "--variant=minbase",
+             f"--include={','.join(_BASE_PACKAGES)}", _RELEASE, str(root), *_mirror()],
+            Path(name),
+        )  # fmt: skip
+        for cached in (root / "var/cache/apt/archives").glob("*.deb"):
+            cached.unlink()
+        shutil.rmtree(root / "var/lib/apt/lists", ignore_errors=True)
+        root.chmod(0o755)
+        _from_folder(root, image, '--cmd=["/bin/bash"]', "--env=LANG=C.UTF-8")
+
+
+def _mirror() -> list[str]:
+    """The mirror that apt itself uses, so that one that works here is asked."""
+    listed = _run(["apt-get", "indextargets", "--format", "$(SITE) $(CODENAME)"], Path("/"))
+    for line in listed.splitlines():
+        site, _, release = line.partition(" ")
+        if release.strip() == _RELEASE:
+            return [site]
+    return []
+
+
+def _run(command: Sequence[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise TestbedError(f"{' '.join(command)} failed:\n{done.stderr or done.stdout}")
+    return done.stdout
