@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench docs lock clean
+.PHONY: help setup demo test check bench cluster cluster-down docs lock clean
 
 help: ## List what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install everything into .venv (the others do it for you)
 
@@ -28,6 +28,12 @@ check: $(STAMP) ## Format, lint, types, import rules, unit tests: under a minute
 
 bench: $(STAMP) ## Measure, side by side, printed as ratios
 	@$(BIN)/python -m bench
+
+cluster: $(STAMP) ## Bring a real Kubernetes up on this machine (as root; see docs/testbed.md)
+	@$(BIN)/python -m testbed up
+
+cluster-down: $(STAMP) ## Remove all of it, however it was left
+	@$(BIN)/python -m testbed down
 
 docs: $(STAMP) ## Write the generated parts of the documentation anew
 	@$(BIN)/python tools/docs.py

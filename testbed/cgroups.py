@@ -29,7 +29,8 @@ def hierarchies() -> tuple[Path, ...]:
     found = []
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, point, kind, *_ = line.split()
-        if kind == "cgroup":
+        # A version 2 tree beside those of version 1 controls nothing, but runc uses it.
+        if kind in ("cgroup", "cgroup2"):
             found.append(Path(point))
     if not found:
         raise TestbedError("no cgroups are mounted on this computer")

@@ -134,17 +134,24 @@ def _make_pause(image: str, progress: Progress) -> None:
 
 
 def _make_shell(image: str, progress: Progress) -> None:
-    progress(f"making image {image} from Debian's busybox-static")
+    progress(f"making image {image} from Debian's busybox")
     with tempfile.TemporaryDirectory(dir=_storage()) as name:
         folder = Path(name)
-        # apt drops its privileges for downloads, and complains where it can't write.
-        _run(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", "busybox-static"], folder)
-        (package,) = folder.glob("*.deb")
-        _run(["dpkg-deb", "--extract", str(package), "unpacked"], folder)
+        # apt drops its privileges for downloads, and complains where it can't write. The static
+        # busybox would be simpler, but it crashes when it looks up a host's name.
+        download = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download"]
+        _run([*download, "busybox", "libc6"], folder)
+        for package in folder.glob("*.deb"):
+            _run(["dpkg-deb", "--extract", str(package), "unpacked"], folder)
         root = folder / "root"
-        (root / "bin").mkdir(parents=True)
-        shutil.copy(folder / "unpacked" / "bin" / "busybox", root / "bin" / "busybox")
-        for applet in _run([str(root / "bin" / "busybox"), "--list"], folder).split():
+        for pattern in ("ld-linux*.so*", "libc.so.6", "libm.so.6", "libresolv.so.2"):
+            for library in (folder / "unpacked").rglob(pattern):
+                target = root / library.relative_to(folder / "unpacked")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(library, target, follow_symlinks=not library.is_symlink())
+        (root / "bin").mkdir()
+        busybox = shutil.copy(folder / "unpacked" / "bin" / "busybox", root / "bin" / "busybox")
+        for applet in _run([str(busybox), "--list"], folder).split():
             if applet != "busybox":
                 (root / "bin" / applet).symlink_to("busybox")
         (root / "tmp").mkdir(mode=0o1777)
