@@ -78,12 +78,14 @@ def start(
     taints: Sequence[str] = (),
     provider_id: str = "",
     with_kubelet: bool = True,
+    boot_seconds: float = 0,
     gpus_advertised: bool = True,
     gpu_delay_seconds: float = 0,
 ) -> Machine:
     """Starts a machine and returns at once; its node is ready some seconds later.
 
-    `taints` are written KEY=VALUE:EFFECT. A machine without a kubelet boots and never joins.
+    `taints` are written KEY=VALUE:EFFECT. A machine without a kubelet boots and never joins. It
+    runs, and costs, from the beginning of `boot_seconds` on.
     Raises TestbedError where one of this name exists already.
     """
     machine = _reserve(place, name, size, labels or {}, taints, provider_id)
@@ -98,8 +100,8 @@ def start(
     cgroups.limit(f"{group}/kubepods", cpus=size.cpus, memory_bytes=size.memory.bytes)
     _boot(place, machine)
     record.write(place, name, "started", type=size.type, provider_id=provider_id)
-    start_program(place, name, "containerd")
-    start_program(place, name, "kube-proxy")
+    start_program(place, name, "containerd", boot_seconds)
+    start_program(place, name, "kube-proxy", boot_seconds)
     if with_kubelet:
         start_program(place, name, "kubelet")
     if size.gpus and gpus_advertised and with_kubelet:
@@ -166,8 +168,11 @@ def first_process(place: Place, name: str) -> int | None:
     return None
 
 
-def start_program(place: Place, name: str, program: str) -> None:
-    """Starts containerd, kubelet or kube-proxy on a machine; does nothing where it runs."""
+def start_program(place: Place, name: str, program: str, after_seconds: float = 0) -> None:
+    """Starts containerd, kubelet or kube-proxy on a machine; does nothing where it runs.
+
+    `after_seconds` delays it as a slow boot would. The kubelet waits for containerd.
+    """
     if program_runs(place, name, program):
         return
     machine = load(place, name)
@@ -189,6 +194,8 @@ def start_program(place: Place, name: str, program: str) -> None:
             str(programs.find("kube-proxy")), "--config=/etc/kubernetes/kube-proxy.yaml",
             f"--hostname-override={name}",
         ]  # fmt: skip
+    if after_seconds:
+        command = ["sh", "-c", 'sleep "$0"; exec "$@"', str(after_seconds), *command]
     run_inside(place, name, program, command, folder / "log" / f"{program}.log")
 
 

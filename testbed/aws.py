@@ -1,0 +1,253 @@
+"""Buying machines the first way: Auto Scaling groups and the real cluster-autoscaler.
+
+What enters are groups (instance type, labels, taints, limits) and the autoscaler's flags; what
+leaves are groups that the autoscaler scales from zero, and whose instances become real machines
+(`provider.py` does that). AWS itself is played by moto.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testbed import components, found, provider
+from testbed.api import Api
+from testbed.certificates import write_kubeconfig
+from testbed.place import Place
+from testbed.size import size_of
+
+REGION = "us-east-1"
+ZONE = "us-east-1a"
+AWS = "aws"
+AUTOSCALER = "cluster-autoscaler"
+_TAG = "k8s.io/cluster-autoscaler/"
+#: A machine is bought and given back as quickly as the autoscaler can.
+FAST_FLAGS = (
+    "--scan-interval=1s",
+    "--scale-down-unneeded-time=2s",
+    "--scale-down-unready-time=10s",
+    "--scale-down-delay-after-add=0s",
+    "--scale-down-delay-after-delete=0s",
+    "--scale-down-delay-after-failure=1s",
+    "--node-delete-delay-after-taint=0s",
+    "--unremovable-node-recheck-timeout=2s",
+    "--initial-node-group-backoff-duration=10s",
+    "--max-node-provision-time=5m",
+    "--skip-nodes-with-local-storage=false",
+    "--skip-nodes-with-system-pods=false",
+    "--ignore-daemonsets-utilization=true",
+    "--expander=least-waste",
+)
+_CLOUD = """[Global]
+zone={zone}
+[ServiceOverride "1"]
+Service="autoscaling"
+Region="{region}"
+URL="{url}"
+SigningRegion="{region}"
+[ServiceOverride "2"]
+Service="ec2"
+Region="{region}"
+URL="{url}"
+SigningRegion="{region}"
+"""
+_ROLE = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: cluster-autoscaler}
+rules:
+- {apiGroups: [""], resources: [events, endpoints], verbs: [create, patch]}
+- {apiGroups: [""], resources: [pods/eviction], verbs: [create]}
+- {apiGroups: [""], resources: [pods/status], verbs: [update]}
+- {apiGroups: [""], resources: [nodes], verbs: [watch, list, get, update]}
+- {apiGroups: [""], resources: [pods, services, namespaces, replicationcontrollers, persistentvolumeclaims, persistentvolumes], verbs: [watch, list, get]}
+- {apiGroups: [apps, extensions], resources: [daemonsets, replicasets, statefulsets, deployments], verbs: [watch, list, get]}
+- {apiGroups: [policy], resources: [poddisruptionbudgets], verbs: [watch, list]}
+- {apiGroups: [batch], resources: [jobs, cronjobs], verbs: [watch, list, get]}
+- {apiGroups: [storage.k8s.io], resources: [storageclasses, csinodes, csidrivers, csistoragecapacities, volumeattachments], verbs: [watch, list, get]}
+- {apiGroups: [resource.k8s.io], resources: [resourceclaims, resourceslices, deviceclasses], verbs: [watch, list, get]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: cluster-autoscaler}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-autoscaler}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: cluster-autoscaler}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: cluster-autoscaler, namespace: kube-system}
+rules:
+- {apiGroups: [""], resources: [configmaps], verbs: [create, list, watch, get, update, delete]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create, get, update]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: cluster-autoscaler, namespace: kube-system}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: cluster-autoscaler}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: cluster-autoscaler}]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """An Auto Scaling group, with all that the autoscaler must know to scale it from zero.
+
+    `taints` maps a key to VALUE:EFFECT; `options` are the autoscaler's own for a group, as
+    {"scaledownunneededtime": "2s"}.
+    """
+
+    name: str
+    type: str
+    most: int = 8
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def client(place: Place, service: str) -> Any:
+    """A boto3 client of the played AWS."""
+    import boto3
+
+    return boto3.client(
+        service,
+        endpoint_url=place.aws,
+        region_name=REGION,
+        aws_access_key_id="testbed",
+        aws_secret_access_key="testbed",  # noqa: S106  # there is no secret: moto takes any
+    )
+
+
+def start(place: Place) -> None:
+    """Starts AWS, and whoever turns its instances into machines; fine where they run."""
+    components.start(
+        place,
+        AWS,
+        [sys.executable, "-m", "testbed.aws_server", str(place.folder), str(place.number)],
+        {"PYTHONPATH": str(Path(__file__).parents[1]), "MOTO_EC2_LOAD_DEFAULT_AMIS": "true"},
+    )
+    components.wait_until(
+        "AWS to answer",
+        lambda: _answers(place),
+        60,
+        alive=lambda: components.running(place, AWS),
+        log=place.logs / f"{AWS}.log",
+    )
+    provider.start(place)
+
+
+def _answers(place: Place) -> bool:
+    import http.client
+
+    with suppress(OSError, http.client.HTTPException):
+        connection = http.client.HTTPConnection(place.hub, int(place.aws.rpartition(":")[2]), 2)
+        connection.request("GET", "/moto-api/")
+        return connection.getresponse().status == 200
+    return False
+
+
+def make_group(place: Place, group: Group) -> None:
+    """Makes an Auto Scaling group of no instances; does nothing where it exists."""
+    autoscaling, ec2 = client(place, "autoscaling"), client(place, "ec2")
+    known = autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group.name])
+    if known["AutoScalingGroups"]:
+        return
+    size = size_of(group.type)
+    template = ec2.create_launch_template(
+        LaunchTemplateName=group.name,
+        LaunchTemplateData={"ImageId": _image(ec2), "InstanceType": size.type},
+    )["LaunchTemplate"]
+    subnets = ec2.describe_subnets(Filters=[{"Name": "availability-zone", "Values": [ZONE]}])
+    autoscaling.create_auto_scaling_group(
+        AutoScalingGroupName=group.name,
+        MinSize=0,
+        MaxSize=group.most,
+        DesiredCapacity=0,
+        VPCZoneIdentifier=subnets["Subnets"][0]["SubnetId"],
+        LaunchTemplate={"LaunchTemplateId": template["LaunchTemplateId"], "Version": "$Latest"},
+        NewInstancesProtectedFromScaleIn=True,
+        Tags=[
+            {"Key": key, "Value": value, "PropagateAtLaunch": True, "ResourceId": group.name,
+             "ResourceType": "auto-scaling-group"}
+            for key, value in tags(group, place.name).items()
+        ],
+    )  # fmt: skip
+
+
+def tags(group: Group, cluster: str) -> dict[str, str]:
+    """The tags by which the autoscaler finds a group and knows its machines before one exists."""
+    template = f"{_TAG}node-template/"
+    found_tags = {f"{_TAG}enabled": "true", f"{_TAG}{cluster}": "owned"}
+    found_tags |= {f"{template}label/{key}": value for key, value in group.labels.items()}
+    found_tags |= {f"{template}taint/{key}": value for key, value in group.taints.items()}
+    found_tags |= {
+        f"{template}autoscaling-options/{key}": value for key, value in group.options.items()
+    }
+    size = size_of(group.type)
+    found_tags |= {
+        f"{template}resources/cpu": str(size.cpus),
+        f"{template}resources/memory": str(size.memory.bytes),
+    }
+    if size.gpus:
+        found_tags[f"{template}resources/nvidia.com/gpu"] = str(size.gpus)
+    return found_tags
+
+
+def _image(ec2: Any) -> str:
+    image: str = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    return image
+
+
+def start_autoscaler(place: Place, flags: Sequence[str] = FAST_FLAGS) -> None:
+    """Starts the cluster-autoscaler; raises MissingProgramError where it is not here."""
+    program = found.find(AUTOSCALER)
+    with Api(place.admin) as api:
+        api.apply_text(_ROLE)
+    kubeconfig = place.folder / f"{AUTOSCALER}.kubeconfig"
+    write_kubeconfig(place, kubeconfig, AUTOSCALER)
+    cloud = place.folder / "cloud.conf"
+    cloud.write_text(_CLOUD.format(zone=ZONE, region=REGION, url=place.aws))
+    components.start(
+        place,
+        AUTOSCALER,
+        [
+            str(program), "--cloud-provider=aws", f"--cloud-config={cloud}",
+            f"--kubeconfig={kubeconfig}", "--leader-elect=false", "--v=2",
+            "--aws-use-static-instance-list=true", f"--address={place.hub}:8085",
+            f"--node-group-auto-discovery=asg:tag={_TAG}enabled,{_TAG}{place.name}",
+            *flags,
+        ],
+        {
+            "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testbed", "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_SECRET_ACCESS_KEY": "testbed",
+        },
+    )  # fmt: skip
+
+
+def autoscaler_is_ready(place: Place) -> bool:
+    """Whether the autoscaler's health check is content."""
+    import http.client
+
+    with suppress(OSError, http.client.HTTPException):
+        connection = http.client.HTTPConnection(place.hub, 8085, timeout=2)
+        connection.request("GET", "/health-check")
+        return connection.getresponse().status == 200
+    return False
+
+
+def instances(place: Place, group: str) -> list[str]:
+    """Ids of the instances that a group has now."""
+    groups = client(place, "autoscaling").describe_auto_scaling_groups(
+        AutoScalingGroupNames=[group]
+    )["AutoScalingGroups"]
+    return [item["InstanceId"] for found_group in groups for item in found_group["Instances"]]
+
+
+def terminate(place: Place, instance: str, *, lower_desired: bool = True) -> None:
+    """Terminates an instance of a group, as a person at the console would."""
+    client(place, "autoscaling").terminate_instance_in_auto_scaling_group(
+        InstanceId=instance, ShouldDecrementDesiredCapacity=lower_desired
+    )

@@ -1,0 +1,245 @@
+"""Turns what was bought into machines: instances of Auto Scaling groups, and Karpenter's nodes.
+
+What enters is what AWS lists, and the Node objects that Karpenter's KWOK provider makes; what
+leaves are machines: one for each, started when it appears and removed when it is gone. It keeps
+nothing in memory that it could not find again, so it can be killed and started at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from testbed import components, machine, record, wishes
+from testbed.api import Api, Object, is_ready
+from testbed.errors import TestbedError
+from testbed.place import Place
+from testbed.size import size_of
+
+NAME = "provider"
+#: Karpenter's nodes that carry this label have no kubelet: KWOK plays them.
+NO_KUBELET = "testbed.piecework.dev/no-kubelet"
+_AWS_PREFIX = "aws:///"
+_KARPENTER_PREFIX = "kwok://"
+_POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Bought:
+    """What was bought, and shall be a machine."""
+
+    name: str
+    type: str
+    pool: str
+    provider_id: str
+    labels: dict[str, str]
+    taints: tuple[str, ...] = ()
+
+
+def start(place: Place) -> None:
+    """Starts the provider; does nothing where it runs."""
+    components.start(
+        place,
+        NAME,
+        [sys.executable, "-m", "testbed.provider", str(place.folder), str(place.number)],
+        {
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            # A clean environment would otherwise move the cache.
+            "PIECEWORK_TESTBED_CACHE": str(place.folder.parents[1]),
+        },
+        in_hub=False,
+    )
+
+
+class Provider:
+    """Brings the machines of one testbed into line with what was bought."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._workers = ThreadPoolExecutor(max_workers=4)
+        self._busy: set[str] = set()
+        self._guard = threading.Lock()
+        #: What was bought, by the beginning of its provider's ids, as it was last seen.
+        self._bought: dict[str, dict[str, Bought]] = {}
+        self._changed = threading.Event()
+
+    def see(self, prefix: str, bought: list[Bought]) -> None:
+        """Takes note of all that a provider has."""
+        self._bought[prefix] = {item.name: item for item in bought}
+        self._changed.set()
+
+    def run(self) -> None:
+        """Starts what is missing and removes what is gone, for ever.
+
+        A machine that changes while it is being started or removed is seen at the next look.
+        """
+        while True:
+            self._changed.wait(_POLL_SECONDS)
+            self._changed.clear()
+            for prefix, wanted in list(self._bought.items()):
+                self._reconcile(prefix, wanted)
+
+    def _reconcile(self, prefix: str, wanted: dict[str, Bought]) -> None:
+        there = set()
+        for name in machine.names(self._place):
+            try:
+                if machine.load(self._place, name).provider_id.startswith(prefix):
+                    there.add(name)
+            except TestbedError:
+                continue
+        for name in wanted.keys() - there:
+            self._once(name, partial(self._start, wanted[name]))
+        for name in there - wanted.keys():
+            self._once(name, partial(self._stop, name))
+
+    def _once(self, name: str, action: Callable[[], None]) -> None:
+        """Runs an action in the background, unless one for the same machine is under way."""
+        with self._guard:
+            if name in self._busy:
+                return
+            self._busy.add(name)
+
+        def run() -> None:
+            try:
+                action()
+            except Exception:
+                traceback.print_exc()
+            finally:
+                with self._guard:
+                    self._busy.discard(name)
+
+        self._workers.submit(run)
+
+    def _start(self, item: Bought) -> None:
+        wished = wishes.read(self._place, item.pool)
+        joins = not wishes.take_never_join(self._place, item.pool)
+        print(f"{item.name}: bought, a {item.type} of {item.pool}", flush=True)  # noqa: T201
+        machine.start(
+            self._place,
+            item.name,
+            size_of(item.type),
+            labels=item.labels,
+            taints=item.taints,
+            provider_id=item.provider_id,
+            with_kubelet=joins,
+            boot_seconds=wished.boot_seconds,
+            gpus_advertised=wished.gpus_appear,
+            gpu_delay_seconds=wished.gpu_seconds,
+        )
+
+    def _stop(self, name: str) -> None:
+        machine.stop(self._place, name, why="given back")
+        print(f"{name}: given back", flush=True)  # noqa: T201
+        with Api(self._place.admin) as api:
+            # A cloud's controller manager would do this.
+            api.delete("Node", name)
+
+
+def follow_aws(place: Place, provider: Provider) -> None:
+    """Follows the Auto Scaling groups, for ever."""
+    from testbed import aws
+
+    autoscaling = None
+    while True:
+        time.sleep(_POLL_SECONDS)
+        if not components.running(place, aws.AWS):
+            autoscaling = None
+            continue
+        autoscaling = autoscaling or aws.client(place, "autoscaling")
+        try:
+            groups = autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"]
+        except Exception as error:
+            print(f"AWS did not answer: {error}", flush=True)  # noqa: T201
+            continue
+        bought = [_from_instance(group, item) for group in groups for item in group["Instances"]]
+        provider.see(_AWS_PREFIX, bought)
+
+
+def _from_instance(group: dict[str, Any], instance: dict[str, Any]) -> Bought:
+    template = "k8s.io/cluster-autoscaler/node-template/"
+    tags = {tag["Key"]: tag["Value"] for tag in group["Tags"]}
+    labels = _below(f"{template}label/", tags)
+    zone = instance["AvailabilityZone"]
+    labels |= {
+        "node.kubernetes.io/instance-type": instance["InstanceType"],
+        "topology.kubernetes.io/zone": zone,
+        "topology.kubernetes.io/region": zone[:-1],
+    }
+    taints = tuple(f"{key}={value}" for key, value in _below(f"{template}taint/", tags).items())
+    name = instance["InstanceId"]
+    return Bought(
+        name, instance["InstanceType"], group["AutoScalingGroupName"],
+        f"{_AWS_PREFIX}{zone}/{name}", labels, taints,
+    )  # fmt: skip
+
+
+def _below(prefix: str, tags: dict[str, str]) -> dict[str, str]:
+    return {
+        key.removeprefix(prefix): value for key, value in tags.items() if key.startswith(prefix)
+    }
+
+
+def follow_nodes(place: Place, provider: Provider) -> None:
+    """Follows the Node objects, for ever: Karpenter's are to become machines, all are recorded."""
+    joined: set[str] = set()
+    while True:
+        try:
+            with Api(place.admin) as api:
+                nodes: dict[str, Object] = {n["metadata"]["name"]: n for n in api.list("Node")}
+                provider.see(_KARPENTER_PREFIX, _karpenters(nodes))
+                for kind, node in api.watch("Node"):
+                    name = node["metadata"]["name"]
+                    if kind == "DELETED":
+                        nodes.pop(name, None)
+                    else:
+                        nodes[name] = node
+                    if is_ready(node) and name not in joined:
+                        joined.add(name)
+                        if name in machine.names(place):
+                            record.write(place, name, "joined")
+                    if node["spec"].get("providerID", "").startswith(_KARPENTER_PREFIX):
+                        provider.see(_KARPENTER_PREFIX, _karpenters(nodes))
+        except Exception as error:
+            print(f"the API server did not answer: {error}", flush=True)  # noqa: T201
+            time.sleep(0.5)
+
+
+def _karpenters(nodes: dict[str, Object]) -> list[Bought]:
+    found = []
+    for name, node in nodes.items():
+        labels = node["metadata"].get("labels", {})
+        provider_id = node["spec"].get("providerID", "")
+        if provider_id.startswith(_KARPENTER_PREFIX) and NO_KUBELET not in labels:
+            found.append(
+                Bought(
+                    name, labels["node.kubernetes.io/instance-type"],
+                    labels.get("karpenter.sh/nodepool", ""), provider_id, {},
+                )  # fmt: skip
+            )
+    return found
+
+
+def main() -> None:
+    """Runs until it is killed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("number", type=int)
+    options = parser.parse_args()
+    place = Place(options.folder.name, options.folder, options.number)
+    provider = Provider(place)
+    threading.Thread(target=follow_aws, args=(place, provider), daemon=True).start()
+    threading.Thread(target=follow_nodes, args=(place, provider), daemon=True).start()
+    provider.run()
+
+
+if __name__ == "__main__":
+    main()
