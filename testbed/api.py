@@ -141,9 +141,7 @@ class Api:
         except (NotFoundError, ConflictError):
             return
 
-    def delete_all(
-        self, kind: str, namespace: str | None = None, api_version: str = "v1"
-    ) -> None:
+    def delete_all(self, kind: str, namespace: str | None = None, api_version: str = "v1") -> None:
         """Deletes all objects of a kind, of one namespace or of the cluster."""
         self.resource(kind, api_version).delete(namespace=namespace)
 
@@ -160,7 +158,10 @@ class Api:
 
     def logs(self, pod: str, namespace: str, container: str | None = None) -> str:
         """What a container has written so far."""
-        text: str = self.core.read_namespaced_pod_log(pod, namespace, container=container)
+        answer = self.core.read_namespaced_pod_log(
+            pod, namespace, container=container, _preload_content=False
+        )
+        text: str = answer.data.decode(errors="replace")
         return text
 
     def wait(
@@ -185,9 +186,7 @@ class Api:
             except (ApiException, OSError, _transport_error()) as error:
                 last = error
             if time.monotonic() > deadline:
-                raise TestbedError(
-                    f"waited {timeout_seconds:.0f} s for {what}, in vain"
-                ) from last
+                raise TestbedError(f"waited {timeout_seconds:.0f} s for {what}, in vain") from last
             time.sleep(poll_seconds)
 
 

@@ -55,41 +55,7 @@ Region="{region}"
 URL="{url}"
 SigningRegion="{region}"
 """
-_ROLE = """
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: cluster-autoscaler}
-rules:
-- {apiGroups: [""], resources: [events, endpoints], verbs: [create, patch]}
-- {apiGroups: [""], resources: [pods/eviction], verbs: [create]}
-- {apiGroups: [""], resources: [pods/status], verbs: [update]}
-- {apiGroups: [""], resources: [nodes], verbs: [watch, list, get, update]}
-- {apiGroups: [""], resources: [pods, services, namespaces, replicationcontrollers, persistentvolumeclaims, persistentvolumes], verbs: [watch, list, get]}
-- {apiGroups: [apps, extensions], resources: [daemonsets, replicasets, statefulsets, deployments], verbs: [watch, list, get]}
-- {apiGroups: [policy], resources: [poddisruptionbudgets], verbs: [watch, list]}
-- {apiGroups: [batch], resources: [jobs, cronjobs], verbs: [watch, list, get]}
-- {apiGroups: [storage.k8s.io], resources: [storageclasses, csinodes, csidrivers, csistoragecapacities, volumeattachments], verbs: [watch, list, get]}
-- {apiGroups: [resource.k8s.io], resources: [resourceclaims, resourceslices, deviceclasses], verbs: [watch, list, get]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: cluster-autoscaler}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-autoscaler}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: cluster-autoscaler}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: cluster-autoscaler, namespace: kube-system}
-rules:
-- {apiGroups: [""], resources: [configmaps], verbs: [create, list, watch, get, update, delete]}
-- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create, get, update]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: cluster-autoscaler, namespace: kube-system}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: cluster-autoscaler}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: cluster-autoscaler}]
-"""
+_ROLE = Path(__file__).parent / "manifests" / "cluster-autoscaler.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +171,7 @@ def start_autoscaler(place: Place, flags: Sequence[str] = FAST_FLAGS) -> None:
     """Starts the cluster-autoscaler; raises MissingProgramError where it is not here."""
     program = found.find(AUTOSCALER)
     with Api(place.admin) as api:
-        api.apply_text(_ROLE)
+        api.apply_text(_ROLE.read_text())
     kubeconfig = place.folder / f"{AUTOSCALER}.kubeconfig"
     write_kubeconfig(place, kubeconfig, AUTOSCALER)
     cloud = place.folder / "cloud.conf"

@@ -98,7 +98,7 @@ def main() -> None:
     options = parser.parse_args()
     place = Place(options.folder.name, options.folder, options.number)
 
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import run_simple
 
     application = OutOfStock(place, DomainDispatcherApplication(create_backend_app))

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from string import Template
 
 from testbed import (
     cgroups,
@@ -27,42 +29,10 @@ from testbed import (
     registry,
 )
 from testbed.api import Api
-from testbed.place import DOMAIN, Place
+from testbed.place import Place
 from testbed.programs import Progress
 
-_DNS = """
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {{name: "system:coredns"}}
-rules:
-- {{apiGroups: [""], resources: [endpoints, services, pods, namespaces], verbs: [list, watch]}}
-- {{apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {{name: "system:coredns"}}
-roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "system:coredns"}}
-subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: "system:coredns"}}]
----
-# DNS runs beside the control plane, so that it is there before the first machine is.
-apiVersion: v1
-kind: Service
-metadata: {{name: kube-dns, namespace: kube-system}}
-spec:
-  clusterIP: {dns}
-  ports:
-  - {{name: dns, port: 53, protocol: UDP}}
-  - {{name: dns-tcp, port: 53, protocol: TCP}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: kube-dns-1, namespace: kube-system, labels: {{kubernetes.io/service-name: kube-dns}}}}
-addressType: IPv4
-endpoints: [{{addresses: ["{hub}"], conditions: {{ready: true}}}}]
-ports:
-- {{name: dns, port: 53, protocol: UDP}}
-- {{name: dns-tcp, port: 53, protocol: TCP}}
-"""
+_DNS = Path(__file__).parent / "manifests" / "dns.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +72,7 @@ def up(name: str, progress: Progress, *, own: Callable[[Place], None] = lambda _
 
 
 def _grant(here: Place, api: Api) -> None:
-    api.apply_text(_DNS.format(dns=here.dns, hub=here.hub, domain=DOMAIN))
+    api.apply_text(Template(_DNS.read_text()).substitute(dns=here.dns, hub=here.hub))
     # Pods of a namespace are refused until it has its account: don't let the first one meet that.
     api.wait(
         "the default service account",
@@ -142,10 +112,10 @@ def status(here: Place) -> list[Running]:
 
 def leftovers(here: Place) -> list[str]:
     """What of a testbed is still on this host, in words; empty after `down`."""
-    from pathlib import Path
-
     found = [f"process {process}" for process in cgroups.processes(here.id)]
-    found += [f"cgroup {tree / here.id}" for tree in cgroups.hierarchies() if (tree / here.id).exists()]
+    found += [
+        f"cgroup {tree / here.id}" for tree in cgroups.hierarchies() if (tree / here.id).exists()
+    ]
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     marks = (str(here.folder), str(here.namespace_file))
     found += [f"mount {line.split()[1]}" for line in mounts if any(mark in line for mark in marks)]

@@ -183,7 +183,9 @@ def _machines(options: argparse.Namespace) -> None:
         print(json.dumps([asdict(life) for life in lives], indent=2, default=str))  # noqa: T201
         return
     for life in lives:
-        print(f"{life.machine:<28} {life.type:<14} {life.started} {life.stopped or 'runs'} {life.why}")  # noqa: T201
+        print(
+            f"{life.machine:<28} {life.type:<14} {life.started} {life.stopped or 'runs'} {life.why}"
+        )  # noqa: T201
 
 
 def _image(options: argparse.Namespace) -> None:

@@ -62,9 +62,7 @@ def prepare(place: Place) -> None:
         if not path.exists():
             write_kubeconfig(place, path, user, groups)
     (place.folder / "Corefile").write_text(
-        _COREFILE.format(
-            hub=place.hub, domain=DOMAIN, folder=place.folder, registry=REGISTRY_HOST
-        )
+        _COREFILE.format(hub=place.hub, domain=DOMAIN, folder=place.folder, registry=REGISTRY_HOST)
     )
 
 

@@ -110,9 +110,7 @@ def _remote(place: Place, image: str) -> str:
 
 
 def _push(place: Place, image: str) -> None:
-    _buildah(
-        "push", "--quiet", *_certificates(place), f"localhost/{image}", _remote(place, image)
-    )
+    _buildah("push", "--quiet", *_certificates(place), f"localhost/{image}", _remote(place, image))
 
 
 def _from_folder(folder: Path, image: str, *settings: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from piecework.plan.price import load_price_book
 from testbed import components, programs, provider
@@ -24,34 +25,7 @@ NAMESPACE = "kube-system"
 #: Spot machines cost this share of the on-demand price here.
 _SPOT_SHARE = 0.35
 _METRICS_PORT, _PROBE_PORT = 8086, 8087
-_ROLE = """
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: karpenter}
-rules:
-- {apiGroups: [karpenter.kwok.sh], resources: [kwoknodeclasses], verbs: [get, list, watch]}
-- {apiGroups: [karpenter.kwok.sh], resources: [kwoknodeclasses, kwoknodeclasses/status], verbs: [patch, update]}
-- {apiGroups: [karpenter.sh], resources: [nodepools, nodepools/status, nodeclaims, nodeclaims/status, nodeoverlays, nodeoverlays/status], verbs: [get, list, watch]}
-- {apiGroups: [karpenter.sh], resources: [nodeclaims, nodeclaims/status, nodeclaims/finalizers], verbs: [create, delete, update, patch]}
-- {apiGroups: [karpenter.sh], resources: [nodepools, nodepools/status, nodepools/finalizers, nodeoverlays/status], verbs: [update, patch]}
-- {apiGroups: [autoscaling.x-k8s.io], resources: [capacitybuffers, capacitybuffers/status], verbs: [get, list, watch, update, patch]}
-- {apiGroups: [""], resources: [pods, nodes, persistentvolumes, persistentvolumeclaims, replicationcontrollers, namespaces, podtemplates], verbs: [get, list, watch]}
-- {apiGroups: [storage.k8s.io], resources: [storageclasses, csinodes, volumeattachments], verbs: [get, watch, list]}
-- {apiGroups: [apps], resources: [daemonsets, deployments, replicasets, statefulsets], verbs: [get, list, watch]}
-- {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], verbs: [get, watch, list]}
-- {apiGroups: [policy], resources: [poddisruptionbudgets], verbs: [get, list, watch]}
-- {apiGroups: ["", events.k8s.io], resources: [events], verbs: [create, patch]}
-- {apiGroups: [""], resources: [nodes], verbs: [create, patch, delete, update]}
-- {apiGroups: [""], resources: [pods/eviction], verbs: [create]}
-- {apiGroups: [""], resources: [pods], verbs: [delete]}
-- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, list, watch, create, delete, update, patch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: karpenter}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: karpenter}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: karpenter}]
-"""
+_ROLE = Path(__file__).parent / "manifests" / "karpenter.yaml"
 
 
 def instance_types(out_of_stock: Collection[str] = ()) -> list[Object]:
@@ -111,7 +85,7 @@ def start(
     """
     with Api(place.admin) as api:
         _define(api)
-        api.apply_text(_ROLE)
+        api.apply_text(_ROLE.read_text())
     file = place.folder / "instance-types.json"
     file.write_text(json.dumps(instance_types(out_of_stock)))
     kubeconfig = write_kubeconfig(place, place.folder / f"{NAME}.kubeconfig", NAME)

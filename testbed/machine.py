@@ -229,7 +229,9 @@ def advertise_gpus(place: Place, name: str, count: int, after_seconds: float = 0
         str(programs.find("gpu-device-plugin")), f"--count={count}", f"--after={after_seconds}s",
         "--folder=/var/lib/kubelet/device-plugins",
     ]  # fmt: skip
-    waiting = 'until [ -S /var/lib/kubelet/device-plugins/kubelet.sock ]; do sleep 0.05; done; exec "$@"'
+    waiting = (
+        'until [ -S /var/lib/kubelet/device-plugins/kubelet.sock ]; do sleep 0.05; done; exec "$@"'
+    )
     run_inside(
         place, name, "gpu-device-plugin", ["sh", "-c", waiting, "sh", *command],
         folder_of(place, name) / "log" / "gpu-device-plugin.log",
@@ -288,7 +290,9 @@ def _write_configuration(place: Place, machine: Machine) -> None:
     (place.pki / f"user-{user.replace(':', '-')}.crt").unlink()
     (place.pki / f"user-{user.replace(':', '-')}.key").unlink()
     address = place.machine_address(machine.index)
-    issue(place, "kubelet", user, ["system:nodes"], hosts=[machine.name, address], folder=kubernetes)
+    issue(
+        place, "kubelet", user, ["system:nodes"], hosts=[machine.name, address], folder=kubernetes
+    )
     (kubernetes / "kubelet.yaml").write_text(yaml.safe_dump(_kubelet(place, machine)))
     (kubernetes / "kube-proxy.yaml").write_text(yaml.safe_dump(_kube_proxy(place)))
 
@@ -318,7 +322,12 @@ def _kubelet(place: Place, machine: Machine) -> dict[str, object]:
         "failSwapOn": False,
         "failCgroupV1": False,
         # Thresholds would compare this host's use with the machine's size.
-        "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%"},
+        "evictionHard": {
+            "memory.available": "0%",
+            "nodefs.available": "0%",
+            "nodefs.inodesFree": "0%",
+            "imagefs.available": "0%",
+        },
         "imageGCHighThresholdPercent": 100,
         "serializeImagePulls": False,
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
@@ -343,7 +352,12 @@ def _kube_proxy(place: Place) -> dict[str, object]:
         "mode": "iptables",
         "clusterCIDR": place.pods,
         # These are settings of the whole host, not of a network namespace.
-        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+        "conntrack": {
+            "maxPerCore": 0,
+            "min": 0,
+            "tcpEstablishedTimeout": "0s",
+            "tcpCloseWaitTimeout": "0s",
+        },
     }
 
 

@@ -221,8 +221,11 @@ def _karpenters(nodes: dict[str, Object]) -> list[Bought]:
         if provider_id.startswith(_KARPENTER_PREFIX) and NO_KUBELET not in labels:
             found.append(
                 Bought(
-                    name, labels["node.kubernetes.io/instance-type"],
-                    labels.get("karpenter.sh/nodepool", ""), provider_id, {},
+                    name,
+                    labels["node.kubernetes.io/instance-type"],
+                    labels.get("karpenter.sh/nodepool", ""),
+                    provider_id,
+                    {},
                 )  # fmt: skip
             )
     return found

@@ -74,7 +74,7 @@ def read(place: Place) -> dict[str, Life]:
         life = lives.get(line["machine"], Life(line["machine"]))
         moment = line["moment"]
         if getattr(life, moment) is None:
-            life = replace(life, **{moment: from_text(line["at"])})
+            life = replace(life, **{moment: from_text(line["at"])})  # type: ignore[arg-type]  # each moment is a time
         life = replace(
             life,
             type=life.type or line.get("type", ""),

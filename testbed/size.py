@@ -50,7 +50,9 @@ def write_views(size: Size, folder: Path) -> None:
             line = f"{name + ':':<16}{kibibytes:>8} kB"
         meminfo.append(line)
     (folder / "meminfo").write_text("\n".join(meminfo) + "\n")
-    (folder / "cpuinfo").write_text("".join(_cpuinfo(number, size.cpus) for number in range(size.cpus)))
+    (folder / "cpuinfo").write_text(
+        "".join(_cpuinfo(number, size.cpus) for number in range(size.cpus))
+    )
     cpus = folder / "cpu"
     for number in range(size.cpus):
         topology = cpus / f"cpu{number}" / "topology"
