@@ -21,7 +21,7 @@ from piecework.plan.estimate import MINIMUM, estimate_cost
 from piecework.plan.plan import History, Host, InstanceType, Plan
 from piecework.plan.price import PriceBook
 from piecework.plan.rejection import explain_rejections, sort_key
-from piecework.plan.request import Request, find_exclusion, find_shortfall, read_request
+from piecework.plan.request import Request, find_exclusions, find_shortfall, read_request
 from piecework.spec.job import Job
 from piecework.spec.pool import Pool
 from piecework.units import Memory, Money, format_cpu
@@ -69,6 +69,7 @@ def plan_job(
         rejected=explain_rejections(request, chosen, machines),
         warnings=tuple(warnings),
         as_if=pool.provider == "local",
+        reason=_say_reason(chosen, request, job, memory_at_least),
     )
 
 
@@ -81,17 +82,28 @@ def _choose(
 ) -> InstanceType:
     if request.type is not None:
         return _find_pinned(job_name, request, request.type, pool, prices)
-    allowed = [machine for machine in machines if find_exclusion(request, machine) is None]
+    allowed = [machine for machine in machines if not find_exclusions(request, machine)]
     fitting = [machine for machine in allowed if find_shortfall(request, machine) is None]
     if fitting:
         return min(fitting, key=sort_key)
     where = f"no {request.architecture} machine of pool {pool.name!r} has that"
     asked = f"job {job_name!r} asks for {request}"
-    # Where none has that many GPUs, the largest without any would be no answer.
-    with_gpus = [machine for machine in allowed if machine.gpus >= min(request.gpus, 1)]
     raise NoMachineError(
-        f"{asked}; {where}{_name_largest(with_gpus)}; ask for less, or for more machines (count)"
+        f"{asked}; {where}{_name_largest(allowed)}; ask for less, or for more machines (count)"
     )
+
+
+def _say_reason(
+    chosen: InstanceType, request: Request, job: Job, memory_at_least: Memory | None
+) -> str:
+    if request.type is not None:
+        return "which the job pins"
+    rank = "smallest" if chosen.usd_per_hour is None else "cheapest"
+    asked = job.machine.memory
+    if memory_at_least is not None and (asked is None or asked < memory_at_least):
+        return f"the {rank} with {request}, after more memory was needed"
+    default = asked is None and job.machine.cpu is None and not request.gpus
+    return f"the {rank} with {request}{', the default' if default else ''}"
 
 
 def _find_pinned(
@@ -101,10 +113,11 @@ def _find_pinned(
     pins = f"job {job_name!r} pins machine type {name!r}"
     if machine is None:
         raise NoMachineError(f"{pins}, which is not in the price list; {prices.suggest(name)}")
-    exclusion = find_exclusion(request, machine)
-    if exclusion is not None:
-        hint = f"; set arch: {machine.architecture}" if "job is for" in exclusion else ""
-        raise NoMachineError(f"{pins}, which {exclusion} (pool {pool.name!r}){hint}")
+    exclusions = find_exclusions(request, machine)
+    if exclusions:
+        other = machine.architecture != request.architecture
+        hint = f"; set arch: {machine.architecture}" if other else "; pin one of them, or none"
+        raise NoMachineError(f"{pins}, which {' and '.join(exclusions)} (pool {pool.name!r}){hint}")
     shortfall = find_shortfall(request, machine)
     if shortfall is not None:
         raise NoMachineError(
@@ -167,7 +180,7 @@ def _warn_of_caps(machine: InstanceType, count: int, usable: _Usable) -> list[st
     if usable.memory < machine.memory:
         caps.append(f"{usable.memory.rounded()} of {machine.memory.rounded()}")
     if usable.gpus < machine.gpus:
-        caps.append(f"{usable.gpus or 'no'} of {machine.gpus} GPUs")
+        caps.append(f"{usable.gpus} of {machine.gpus} GPUs")
     warnings = []
     if usable.count < count:
         warnings.append(

@@ -8,11 +8,11 @@ The rest is counted.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from decimal import Decimal
 
 from piecework.plan.plan import InstanceType, Rejection
-from piecework.plan.request import Request, find_exclusion, find_shortfall
-from piecework.units import Money
+from piecework.plan.request import Request, find_exclusions, find_shortfall
 
 _NEAREST = 3
 
@@ -28,28 +28,40 @@ def explain_rejections(
     request: Request, chosen: InstanceType, machines: Iterable[InstanceType]
 ) -> tuple[Rejection, ...]:
     """The telling rejections, cheapest first, and at last how many others there are."""
+    pinned = request.type
+    if pinned is not None:
+        # What would be taken instead of the pinned type, for what the pinned type gives?
+        request = replace(
+            request,
+            type=None,
+            cpus=Decimal(chosen.vcpus),
+            memory=chosen.memory,
+            gpus=chosen.gpus,
+            burstable=chosen.burstable,
+        )
     too_small: list[InstanceType] = []
     dearer: list[InstanceType] = []
     unpriced: list[InstanceType] = []
     forbidden: dict[str, InstanceType] = {}
-    others = -1  # the chosen one is not another
+    others = 0
     for machine in sorted(machines, key=sort_key):
-        others += 1
-        if machine == chosen:
+        if machine.name == chosen.name:
             continue
-        shortfall = find_shortfall(request, machine)
-        exclusion = find_exclusion(request, machine)
-        if exclusion is not None:
-            if shortfall is None and _is_cheaper(machine, chosen):
-                forbidden.setdefault(exclusion, machine)
+        others += 1
+        large_enough = find_shortfall(request, machine) is None
+        exclusions = find_exclusions(request, machine)
+        if pinned and not exclusions and _is_cheaper(machine, chosen):
+            exclusions = [f"the job pins {pinned}"]
+        if exclusions:
+            # With two reasons against it, changing one would not get the job this machine.
+            if large_enough and len(exclusions) == 1 and _is_cheaper(machine, chosen):
+                forbidden.setdefault(exclusions[0], machine)
         elif machine.usd_per_hour is None:
-            if shortfall is None:
-                unpriced.append(machine)
-        elif shortfall is not None:
-            if _is_cheaper(machine, chosen):
-                too_small.append(machine)
-        else:
+            unpriced += [machine] if large_enough else []
+        elif large_enough:
             dearer.append(machine)
+        elif _is_cheaper(machine, chosen):
+            too_small.append(machine)
     told = [
         *(_reject_small(request, machine) for machine in too_small[-_NEAREST:]),
         *(_reject(machine, reason) for reason, machine in forbidden.items()),
@@ -70,12 +82,16 @@ def _is_cheaper(machine: InstanceType, chosen: InstanceType) -> bool:
     return chosen.usd_per_hour is None or machine.usd_per_hour < chosen.usd_per_hour
 
 
-def _price(machine: InstanceType) -> str:
-    return "unpriced" if machine.usd_per_hour is None else f"{Money(machine.usd_per_hour)}/h"
+def format_hourly(usd: Decimal | None) -> str:
+    """An hourly price for people, exact, as price lists are read: $0.0765/h."""
+    if usd is None:
+        return "unpriced"
+    places = max(2, -int(usd.normalize().as_tuple().exponent))
+    return f"${usd.quantize(Decimal(1).scaleb(-places)):,f}/h"
 
 
 def _reject(machine: InstanceType, reason: str) -> Rejection:
-    return Rejection(machine.name, f"{_price(machine)}, but {reason}")
+    return Rejection(machine.name, f"{format_hourly(machine.usd_per_hour)}, but {reason}")
 
 
 def _reject_small(request: Request, machine: InstanceType) -> Rejection:
@@ -94,7 +110,7 @@ def _reject_dearer(machine: InstanceType, chosen: InstanceType) -> Rejection:
     more = machine.usd_per_hour - chosen.usd_per_hour
     if more == 0:
         return Rejection(machine.name, f"costs the same; {chosen.name} comes first by name")
-    return Rejection(machine.name, f"fits, but costs {Money(more)}/h more")
+    return Rejection(machine.name, f"fits, but costs {format_hourly(more)} more")
 
 
 def _count(small: int, dear: int, rest: int) -> str:
