@@ -1,0 +1,118 @@
+"""Plans for the jobs of a pipeline, with what only this computer knows: its size, its past runs.
+
+Enters a pipeline and the settings; leaves a Plan for each job. Buys and starts nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from piecework.config import Settings
+from piecework.errors import InputError, NoMachineError
+from piecework.plan.choose import plan_job
+from piecework.plan.plan import History, Host, Plan
+from piecework.plan.price import load_price_book
+from piecework.spec.job import Job
+from piecework.spec.pipeline import Pipeline
+from piecework.spec.pool import Pool, load_pools
+
+#: Finds the past of a job, by its name.
+FindHistory = Callable[[str], History | None]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plans by job, and for the jobs that no machine fits the reason."""
+
+    plans: dict[str, Plan] = field(default_factory=dict)
+    without_machine: dict[str, NoMachineError] = field(default_factory=dict)
+
+
+def plan_pipeline(
+    pipeline: Pipeline,
+    settings: Settings,
+    pool: str | None = None,
+    find_history: FindHistory | None = None,
+) -> Planned:
+    """Plans every job. `pool` overrides what the jobs say.
+
+    Raises InputError where a job names a pool that is not configured.
+    """
+    pools, host = load_pools(settings), this_host()
+    planned = Planned()
+    for name in pipeline.jobs:
+        job = pipeline.job(name)
+        found = find_pool(pool or job.pool or settings.pool, pools, name)
+        past = find_history(name) if find_history else None
+        try:
+            planned.plans[name] = _plan(name, job, found, settings, host, past)
+        except NoMachineError as error:
+            planned.without_machine[name] = error
+    return planned
+
+
+def plan_alone(
+    name: str, job: Job, settings: Settings, pool: str | None, past: History | None
+) -> Plan:
+    """Plans one job. Raises InputError (no such pool) or NoMachineError."""
+    found = find_pool(pool or job.pool or settings.pool, load_pools(settings), name)
+    return _plan(name, job, found, settings, this_host(), past)
+
+
+def _plan(
+    name: str, job: Job, pool: Pool, settings: Settings, host: Host, past: History | None
+) -> Plan:
+    prices = load_price_book(pool)
+    return plan_job(name, job, pool=pool, prices=prices, settings=settings, host=host, history=past)
+
+
+def find_pool(name: str, pools: Mapping[str, Pool], job: str) -> Pool:
+    """The pool by name; raises InputError with what there is."""
+    if name in pools:
+        return pools[name]
+    from piecework.cli.options import suggest
+
+    raise InputError(
+        f"job {job}: there is no pool {name!r} in piecework.toml; {suggest(name, sorted(pools))}"
+    )
+
+
+def this_host() -> Host:
+    """The CPUs and the memory of this computer that piecework may use."""
+    from piecework.machines.local import detect_host
+
+    return detect_host()
+
+
+def only_job(pipeline: Pipeline, name: str) -> Pipeline:
+    """The pipeline with this job alone; raises InputError with what there is."""
+    from piecework.cli.options import suggest
+
+    if name not in pipeline.jobs:
+        raise InputError(
+            f"--job {name}: pipeline {pipeline.name} has no such job; "
+            f"{suggest(name, list(pipeline.jobs))}"
+        )
+    job = pipeline.jobs[name].model_copy(update={"after": ()})
+    return pipeline.model_copy(update={"jobs": {name: job}})
+
+
+@contextlib.contextmanager
+def past_of(settings: Settings, pipeline: str) -> Iterator[FindHistory | None]:
+    """Finds the past of the pipeline's jobs in the ledger; None where there is no ledger yet.
+
+    Opening a ledger takes longer than planning, so one that does not exist is not made for this.
+    """
+    prefix = "sqlite:///"
+    url = settings.ledger_url
+    if url.startswith(prefix) and not Path(url.removeprefix(prefix)).exists():
+        yield None
+        return
+    from piecework.ledger.store import open_ledger
+    from piecework.report.history import history
+
+    with open_ledger(url) as ledger:
+        yield lambda job: history(ledger, pipeline, job)
