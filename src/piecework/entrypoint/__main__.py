@@ -35,9 +35,6 @@ from piecework.entrypoint import tree, use
 from piecework.entrypoint.size import size_environment
 from piecework.entrypoint.start import CannotStart, Start
 
-#: How long what a program left behind may take to end by itself.
-LEFTOVER_GRACE_SECONDS = 2.0
-
 
 class Entrypoint:
     """One program, from its launch to the end of its last process."""
@@ -50,6 +47,7 @@ class Entrypoint:
         self.status: int | None = None
         self.grace_seconds = 10.0
         self.kill_at: float | None = None
+        self.leftover_seconds = 0.0
 
     def run(self) -> int:
         """Starts the program, waits for its end, ends its tree; returns the exit status to use."""
@@ -65,6 +63,7 @@ class Entrypoint:
         self.grace_seconds = float(order.get("grace_seconds", 10.0))
         try:
             start = _prepare(order)
+            self.leftover_seconds = start.leftover_seconds
             self.program = _spawn(start)
         except (CannotStart, OSError, ImportError) as error:
             message = str(error) if isinstance(error, CannotStart) else f"cannot start: {error}"
@@ -88,7 +87,7 @@ class Entrypoint:
 
     def _end_tree(self) -> None:
         """Ends what the program left behind; whoever was asked to end had its grace before."""
-        grace = LEFTOVER_GRACE_SECONDS if self.kill_at is None else 0.0
+        grace = self.leftover_seconds if self.kill_at is None else 0.0
         tree.end_all(lambda: tree.descendants(os.getpid()), grace)
 
     def _watch(self, wakeup: int) -> None:

@@ -70,8 +70,9 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
             ["--properties-file", str(properties_file), "--load-spark-defaults", "pyspark-shell"]
         ),
         "SPARK_LOCAL_IP": "127.0.0.1",
+        # Instead of spark.local.dir, over which this wins, and which Spark warns about.
+        "SPARK_LOCAL_DIRS": str(own / "spark"),
     }
-    env.pop("SPARK_LOCAL_DIRS", None)  # would win over spark.local.dir
     if sizes:
         session = {
             "argv": argv,
@@ -92,6 +93,7 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
         files=files,
         folders=(str(own / "spark"), str(own / "tmp"), str(event_logs(environ, work))),
         out_of_memory=str(own / "out-of-memory"),
+        leftover_seconds=20,  # a JVM outlives the Python that it served, to close its event log
     )
 
 
@@ -215,7 +217,6 @@ def properties(
     fixed = {
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
-        "spark.local.dir": str(own / "spark"),
     }
     if not sizes:
         fixed["spark.master"] = f"local[{machine.cores},4]"  # the 4: a task that fails is retried

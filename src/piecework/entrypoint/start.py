@@ -54,7 +54,8 @@ class Start:
     starts; files that begin with `#!` can be executed. `afterwards` are commands that are run once
     the program's processes are gone, however they ended. `out_of_memory` is a file that appears
     when the engine ran out of a memory limit of its own (a Java heap, a Dask worker's share): if
-    the program fails too, that is why.
+    the program fails too, that is why. `leftover_seconds` is how long processes that the program
+    left behind may take to end after a SIGTERM.
     """
 
     argv: tuple[str, ...]
@@ -63,6 +64,7 @@ class Start:
     folders: tuple[str, ...] = ()
     afterwards: tuple[tuple[str, ...], ...] = ()
     out_of_memory: str | None = None
+    leftover_seconds: float = 2.0
 
     def write_files(self) -> None:
         """Makes the folders and writes the files. Can be done twice."""
