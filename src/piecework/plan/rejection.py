@@ -109,7 +109,7 @@ def _reject_dearer(machine: InstanceType, chosen: InstanceType) -> Rejection:
         return Rejection(machine.name, "fits")
     more = machine.usd_per_hour - chosen.usd_per_hour
     if more == 0:
-        return Rejection(machine.name, f"costs the same; {chosen.name} comes first by name")
+        return Rejection(machine.name, f"fits and costs the same as {chosen.name}")
     return Rejection(machine.name, f"fits, but costs {format_hourly(more)} more")
 
 
