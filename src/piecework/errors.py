@@ -18,6 +18,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+#: Longer values are cut in messages, so that a message stays a line that people read.
+_LONGEST_SHOWN = 60
+
+
+def show(value: object) -> str:
+    """A found value for a message: quoted, cut after 60 characters, on one line, printable."""
+    if isinstance(value, str | bytes) and len(value) > _LONGEST_SHOWN:
+        return f"{ascii_or_text(value[:_LONGEST_SHOWN])}... ({len(value):,} long)"
+    text = ascii_or_text(value)
+    return text if len(text) <= 2 * _LONGEST_SHOWN else text[: 2 * _LONGEST_SHOWN] + "..."
+
+
+def ascii_or_text(value: object) -> str:
+    """`repr` of the value, in ASCII where it holds what no terminal or file could take."""
+    text = repr(value)
+    return text if text.isprintable() else ascii(value)
+
 
 class PieceworkError(Exception):
     """The root of the tree; catch it to catch everything that piecework raises on purpose."""
