@@ -130,7 +130,7 @@ def describe_estimate(estimate: Estimate) -> str:
         runs = "the last run" if estimate.runs == 1 else f"the last {estimate.runs} runs"
         return f"{spread} ({runs})"
     if estimate.basis == "timeout":
-        return f"{spread} (all of its timeout)"
+        return f"{spread} (up to its timeout)"
     return spread
 
 

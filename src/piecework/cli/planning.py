@@ -18,6 +18,7 @@ from piecework.plan.price import load_price_book
 from piecework.spec.job import Job
 from piecework.spec.pipeline import Pipeline
 from piecework.spec.pool import Pool, load_pools
+from piecework.units import Memory
 
 #: Finds the past of a job, by its name.
 FindHistory = Callable[[str], History | None]
@@ -41,14 +42,14 @@ def plan_pipeline(
 
     Raises InputError where a job names a pool that is not configured.
     """
-    pools, host = load_pools(settings), this_host()
+    pools = load_pools(settings)
     planned = Planned()
     for name in pipeline.jobs:
         job = pipeline.job(name)
         found = find_pool(pool or job.pool or settings.pool, pools, name)
         past = find_history(name) if find_history else None
         try:
-            planned.plans[name] = _plan(name, job, found, settings, host, past)
+            planned.plans[name] = _plan(name, job, found, settings, past)
         except NoMachineError as error:
             planned.without_machine[name] = error
     return planned
@@ -59,14 +60,19 @@ def plan_alone(
 ) -> Plan:
     """Plans one job. Raises InputError (no such pool) or NoMachineError."""
     found = find_pool(pool or job.pool or settings.pool, load_pools(settings), name)
-    return _plan(name, job, found, settings, this_host(), past)
+    return _plan(name, job, found, settings, past)
 
 
-def _plan(
-    name: str, job: Job, pool: Pool, settings: Settings, host: Host, past: History | None
-) -> Plan:
-    prices = load_price_book(pool)
-    return plan_job(name, job, pool=pool, prices=prices, settings=settings, host=host, history=past)
+def _plan(name: str, job: Job, pool: Pool, settings: Settings, past: History | None) -> Plan:
+    return plan_job(
+        name,
+        job,
+        pool=pool,
+        prices=load_price_book(pool),
+        settings=settings,
+        host=this_host(pool),
+        history=past,
+    )
 
 
 def find_pool(name: str, pools: Mapping[str, Pool], job: str) -> Pool:
@@ -80,11 +86,17 @@ def find_pool(name: str, pools: Mapping[str, Pool], job: str) -> Pool:
     )
 
 
-def this_host() -> Host:
-    """The CPUs and the memory of this computer that piecework may use."""
-    from piecework.machines.local import detect_host
+def this_host(pool: Pool) -> Host | None:
+    """What this computer gives to the jobs of a local pool; None for others."""
+    if pool.provider != "local":
+        return None
+    from piecework.machines.host import capacity
 
-    return detect_host()
+    found = capacity(
+        None if pool.cpus is None else int(pool.cpus),
+        None if pool.memory is None else pool.memory.bytes,
+    )
+    return Host(len(found.cores), Memory(found.memory_bytes))
 
 
 def only_job(pipeline: Pipeline, name: str) -> Pipeline:

@@ -55,6 +55,11 @@ def say(text: str = "") -> None:
     click.echo(text, err=True, color=coloured(sys.stderr))
 
 
+def step(text: str) -> None:
+    """Prints what is being done now."""
+    say(style("> ", fg="cyan") + printable(text))
+
+
 def warn(text: str) -> None:
     """Prints a warning."""
     say(style("warning: ", fg="yellow") + printable(text))
