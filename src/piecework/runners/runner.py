@@ -21,6 +21,9 @@ class Owner:
     """Who asked for a run, and whose end ends it.
 
     kind "airflow": a task instance, by `dag_id`, `dag_run_id`, `task_id`, `map_index`.
+    `max_tries` is the task instance's when it asked: Airflow raises it when somebody clears the
+    task, and only then, so a higher one means that this run is asked for anew.
+    `try_number` is the try that started the attempt.
     kind "cli": nobody but the user's `cancel` ends it before its time limit.
     """
 
@@ -29,6 +32,8 @@ class Owner:
     dag_run_id: str | None = None
     task_id: str | None = None
     map_index: int = -1
+    max_tries: int = 0
+    try_number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class AttemptStatus:
 
     `reason` says why it waits; `outcome`, `cause` and the times are set as they become known.
     `result` is what the job wrote as its result (JSON), once it succeeded.
+    `owner` is who asked for the attempt.
     """
 
     attempt: str
@@ -77,6 +83,7 @@ class AttemptStatus:
     cause: str | None = None
     exit_code: int | None = None
     result: Any = None
+    owner: Owner | None = None
 
 
 class Runner(Protocol):
