@@ -12,20 +12,13 @@ from dataclasses import replace
 from decimal import Decimal
 
 from piecework.plan.plan import InstanceType, Rejection
-from piecework.plan.request import Request, find_exclusions, find_shortfall
+from piecework.plan.request import Request, describe_shortfall, find_exclusions, is_large_enough
 
 _NEAREST = 3
 
 
-def sort_key(machine: InstanceType) -> tuple[bool, Decimal, str]:
-    """Priced before unpriced, then by price, then by name; unpriced ones by size, then by name."""
-    if machine.usd_per_hour is None:
-        return True, Decimal(machine.memory.bytes) * machine.vcpus, machine.name
-    return False, machine.usd_per_hour, machine.name
-
-
 def explain_rejections(
-    request: Request, chosen: InstanceType, machines: Iterable[InstanceType]
+    request: Request, chosen: InstanceType, cheapest_first: Iterable[InstanceType]
 ) -> tuple[Rejection, ...]:
     """The telling rejections, cheapest first, and at last how many others there are."""
     pinned = request.type
@@ -44,11 +37,11 @@ def explain_rejections(
     unpriced: list[InstanceType] = []
     forbidden: dict[str, InstanceType] = {}
     others = 0
-    for machine in sorted(machines, key=sort_key):
+    for machine in cheapest_first:
         if machine.name == chosen.name:
             continue
         others += 1
-        large_enough = find_shortfall(request, machine) is None
+        large_enough = is_large_enough(request, machine)
         exclusions = find_exclusions(request, machine)
         if pinned and not exclusions and _is_cheaper(machine, chosen):
             exclusions = [f"the job pins {pinned}"]
@@ -95,7 +88,7 @@ def _reject(machine: InstanceType, reason: str) -> Rejection:
 
 
 def _reject_small(request: Request, machine: InstanceType) -> Rejection:
-    return _reject(machine, f"has {find_shortfall(request, machine)}")
+    return _reject(machine, f"has {describe_shortfall(request, machine)}")
 
 
 def _reject_unpriced(machine: InstanceType, chosen: InstanceType) -> Rejection:

@@ -51,8 +51,17 @@ def read_request(machine: Machine, pool: Pool, memory_at_least: Memory | None = 
     )
 
 
-def find_shortfall(request: Request, machine: InstanceType) -> str | None:
-    """What the machine lacks in size, in words; None where it is large enough."""
+def is_large_enough(request: Request, machine: InstanceType) -> bool:
+    """Whether the machine has the size; a plan asks this of a thousand machines."""
+    return (
+        machine.vcpus >= request.cpus
+        and machine.memory.bytes >= request.memory.bytes
+        and machine.gpus >= request.gpus
+    )
+
+
+def describe_shortfall(request: Request, machine: InstanceType) -> str:
+    """What the machine lacks in size, in words; empty where it is large enough."""
     lacks = []
     if machine.gpus < request.gpus:
         lacks.append(f"{machine.gpus or 'no'} GPU{'' if machine.gpus == 1 else 's'}")
@@ -60,7 +69,7 @@ def find_shortfall(request: Request, machine: InstanceType) -> str | None:
         lacks.append(f"only {machine.vcpus} vCPU{'' if machine.vcpus == 1 else 's'}")
     if machine.memory < request.memory:
         lacks.append(f"only {machine.memory.rounded()}")
-    return " and ".join(lacks) or None
+    return " and ".join(lacks)
 
 
 def find_exclusions(request: Request, machine: InstanceType) -> list[str]:
