@@ -17,12 +17,15 @@ from pydantic_core import InitErrorDetails
 from piecework.spec.wording import fault, reword
 
 GROUP = "piecework.engines"
+#: The engines whose programs the spec itself knows; no other package replaces them.
+BUILT_IN = ("python", "container", "spark", "dask")
 
 
 @cache
 def registered() -> Mapping[str, EntryPoint]:
     """The engines of other installed packages by name, not loaded."""
-    return {point.name: point for point in entry_points(group=GROUP)}
+    points = entry_points(group=GROUP)
+    return {point.name: point for point in points if point.name not in BUILT_IN}
 
 
 def program_model(name: str) -> type[BaseModel] | None:
@@ -31,7 +34,8 @@ def program_model(name: str) -> type[BaseModel] | None:
     Raises whatever loading the package raises.
     """
     loaded = registered()[name].load()
-    model = getattr(loaded, "program", None)
+    made_by_calling = isinstance(loaded, type) or not hasattr(loaded, "program")
+    model = getattr(loaded() if made_by_calling else loaded, "program", None)
     return model if isinstance(model, type) and issubclass(model, BaseModel) else None
 
 

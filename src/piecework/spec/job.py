@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator
 from pydantic_core import InitErrorDetails
@@ -18,7 +19,7 @@ from piecework.spec.templates import find_problems, holds_template
 from piecework.spec.wording import fault, suggest
 
 #: The engines whose programs the spec itself knows; others come by entry point `piecework.engines`.
-ENGINES = ("python", "container", "spark", "dask")
+ENGINES = custom.BUILT_IN
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -103,7 +104,7 @@ class PythonProgram(Model):
     """A file (`jobs/clean.py`), a module (`package.module`) or a function (`package:function`)."""
 
     run: Annotated[Text, Field(min_length=1, max_length=4096), AfterValidator(_check_run)] = Field(
-        description="A file (jobs/clean.py), module (package.module) or function (package:function)."
+        description="A file (jobs/clean.py), a module (package.module) or package:function."
     )
 
 
@@ -187,6 +188,31 @@ class Job(Model):
         description="How many more attempts, by cause; a number alone is that of errors.",
     )
     description: Text | None = Field(None, description="What the job does, for people.")
+
+    if TYPE_CHECKING:
+        # What may be written, for type checkers and editors; pydantic's own takes what is stored.
+        def __init__(
+            self,
+            *,
+            python: str | PythonProgram | None = None,
+            container: ContainerProgram | Mapping[str, Any] | None = None,
+            spark: str | SparkProgram | Mapping[str, Any] | None = None,
+            dask: str | DaskProgram | Mapping[str, Any] | None = None,
+            custom: CustomProgram | Mapping[str, Any] | None = None,
+            args: Sequence[str] = (),
+            env: Mapping[str, str] = ...,
+            after: Sequence[str] = (),
+            machine: Machine | Mapping[str, Any] = ...,
+            pool: str | None = None,
+            team: str | None = None,
+            priority: int = 0,
+            timeout: str | float | timedelta | None = None,
+            deadline: str | float | timedelta | None = None,
+            on_deadline: Literal["notify", "cancel"] = "notify",
+            retries: int | Retries | Mapping[str, int] = ...,
+            description: str | None = None,
+            **engine: Any,
+        ) -> None: ...
 
     @classmethod
     def rewrite(cls, data: dict[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from piecework.errors import show
 from piecework.spec.model import CpuField, MemoryField, Model, Truth, Whole, check_plain
+from piecework.units import Memory
 
 _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -42,3 +44,18 @@ class Machine(Model):
     type: InstanceTypeField | None = Field(
         None, description="Exactly this instance type, like m7a.large."
     )
+
+    if TYPE_CHECKING:
+        # What may be written, for type checkers and editors; pydantic's own takes what is stored.
+        def __init__(
+            self,
+            *,
+            cpu: int | float | str | Decimal | None = None,
+            memory: int | str | Memory | None = None,
+            gpu: int = 0,
+            count: int = 1,
+            spot: Literal["never", "prefer", "only"] = "never",
+            arch: Literal["amd64", "arm64"] = "amd64",
+            burstable: bool = False,
+            type: str | None = None,  # noqa: A002 - the field's name
+        ) -> None: ...

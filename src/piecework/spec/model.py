@@ -46,7 +46,7 @@ else:
         Only direct calls come here: pydantic builds nested models without calling the class.
         """
 
-        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - of a metaclass
             try:
                 return super().__call__(*args, **kwargs)
             except ValidationError as error:
@@ -121,9 +121,17 @@ def _caller(frame: FrameType) -> tuple[str, int, int]:
     return frame.f_code.co_filename, line or frame.f_lineno or 0, (column or 0) + 1
 
 
+#: Less is a slip: a number without a unit counts bytes.
+_LEAST_MEMORY = Memory(2**20)
+
+
 def _memory(value: Any) -> Memory:
     _refuse_template(value)
-    return Memory.parse(value)
+    memory = Memory.parse(value)
+    if memory < _LEAST_MEMORY:
+        meant = f"; did you mean {value}Gi?" if str(value).isdigit() else ""
+        raise ValueError(f"found {show(value)}, which is less than 1Mi{meant}")
+    return memory
 
 
 def _cpu(value: Any) -> Decimal:

@@ -26,7 +26,7 @@ def find_faults(after: Mapping[str, Sequence[object]]) -> Iterator[tuple[str, in
             if name not in after:
                 others = [other for other in after if other != job]
                 if name not in hints and len(hints) < 100:
-                    hints[name] = suggest(name, others)
+                    hints[name] = suggest(name, others, None if others else "it is the only job")
                 hint = hints.get(name, "name one of this pipeline's jobs")
                 yield job, index, f"found {show(name)}, which is no job of this pipeline; {hint}"
             elif name in seen:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import date, datetime
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, field_validator
 from pydantic_core import InitErrorDetails
@@ -96,6 +96,31 @@ class Pipeline(Model):
     tags: tuple[Tag, ...] = Field(
         (), max_length=100, description="Words to find it by, in Airflow."
     )
+
+    if TYPE_CHECKING:
+        # What may be written, for type checkers and editors; pydantic's own takes what is stored.
+        def __init__(
+            self,
+            *,
+            pipeline: str,
+            jobs: Mapping[str, Job | Mapping[str, Any]],
+            description: str | None = None,
+            team: str | None = None,
+            pool: str | None = None,
+            priority: int = 0,
+            timeout: str | float | timedelta | None = None,
+            deadline: str | float | timedelta | None = None,
+            on_deadline: Literal["notify", "cancel"] = "notify",
+            retries: int | Retries | Mapping[str, int] = ...,
+            env: Mapping[str, str] = ...,
+            schedule: str | None = None,
+            timezone: str = "UTC",
+            start: date | str | None = None,
+            catchup: bool = False,
+            max_active_runs: int | None = None,
+            params: Mapping[str, Any] = ...,
+            tags: Sequence[str] = (),
+        ) -> None: ...
 
     @classmethod
     def find_faults(cls, data: Mapping[str, Any]) -> Iterator[InitErrorDetails]:

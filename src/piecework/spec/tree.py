@@ -226,7 +226,7 @@ class _Reader:
 
     def _alias(self, event: yaml.AliasEvent) -> None:
         name = event.anchor
-        node = self._anchors.get(name)
+        node = self._anchors.get(name or "")
         if node is None:
             inside = any(part.anchor == name for part in self._open)
             reason = "which holds itself" if inside else f"but no anchor &{name} comes before it"

@@ -41,7 +41,7 @@ def fault(
 
 
 def suggest(word: object, known: Iterable[str], otherwise: str | None = None) -> str:
-    """ "did you mean X?", or else `otherwise`, or else the list of what is known."""
+    """Asks "did you mean X?"; or else says `otherwise`, or else lists what is known."""
     known = list(known)
     close: list[str] = []
     if isinstance(word, str) and len(word) <= 100 and len(known) <= 1000:
@@ -53,7 +53,7 @@ def suggest(word: object, known: Iterable[str], otherwise: str | None = None) ->
     if otherwise is not None:
         return otherwise
     shown = ", ".join(sorted(known)[:40])
-    return f"known are {shown}" if shown else "none are known"
+    return f"known are {shown}" if shown else "there is none"
 
 
 def describe(value: object) -> str:
@@ -177,5 +177,5 @@ def _limit(kind: str, context: Mapping[str, Any]) -> str | None:
 
 
 def _literals(expected: str) -> list[str]:
-    """pydantic writes "'never', 'prefer' or 'only'"."""
+    """Splits what pydantic writes, "'never', 'prefer' or 'only'"."""
     return [part for piece in expected.split(" or ") for part in piece.split(", ")]
