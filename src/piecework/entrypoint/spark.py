@@ -268,4 +268,7 @@ appender.console.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n%ex
 # Says on every machine without Hadoop's C library that there is none.
 logger.native.name = org.apache.hadoop.util.NativeCodeLoader
 logger.native.level = error
+# Says that it shortened a plan, which nobody had asked to see.
+logger.strings.name = org.apache.spark.util.SparkStringUtils
+logger.strings.level = error
 """
