@@ -154,7 +154,7 @@ def _prepare(order: dict[str, Any]) -> Start:
     launch = order["launch"]
     work = Path(order["work"])
     starter = import_module(f"piecework.entrypoint.{launch['starter']}")
-    environ = size_environment({**os.environ, **order["environ"]})
+    environ = size_environment(order["environ"])
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
     start: Start = starter.prepare(launch, environ, work)

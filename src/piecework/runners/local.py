@@ -22,7 +22,7 @@ from piecework.config import Settings
 from piecework.engines.engine import Launch, launch
 from piecework.errors import RunnerError
 from piecework.ledger.events import Event, Kind, Outcome
-from piecework.machines import host
+from piecework.machines import host, lock
 from piecework.plan.plan import Host
 from piecework.runners import detach, log
 from piecework.runners.folder import AttemptFolder, Order, folder_of, folders_of_run
@@ -55,7 +55,12 @@ class LocalRunner:
                 f"{error}. Make room, or correct the permissions of {self.settings.home}"
             ) from error
         if not folder.supervisor.exists() and folder.ended() is None:
-            _start_supervisor(folder, request.attempt)
+            held = lock.hold(folder.lock)
+            if held is not None:  # else somebody supervises it already
+                try:
+                    _start_supervisor(folder, request.attempt, held)
+                finally:
+                    os.close(held)
         status = self.status(request.attempt)
         assert status is not None
         return status
@@ -171,12 +176,13 @@ def read_status(folder: AttemptFolder) -> AttemptStatus:
     )
 
 
-def _start_supervisor(folder: AttemptFolder, attempt: str) -> None:
+def _start_supervisor(folder: AttemptFolder, attempt: str, held: int) -> None:
     # What belongs to Airflow, its secrets among it, is no business of a job's.
     environ = {n: v for n, v in os.environ.items() if not n.startswith(("AIRFLOW_", "_AIRFLOW"))}
     try:
         finished = subprocess.run(
-            [sys.executable, "-I", "-S", detach.__file__, str(folder.path)],
+            [sys.executable, "-I", "-S", detach.__file__, str(folder.path), str(held)],
+            pass_fds=[held],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypedDict
 
 from piecework import clock
@@ -17,11 +15,11 @@ from piecework.entrypoint import tree
 from piecework.entrypoint.use import UNKNOWN, Use, use_of_children
 from piecework.machines import cgroup
 from piecework.machines.local import Grant
+from piecework.runners.detach import boot
 from piecework.runners.folder import AttemptFolder, Order
 from piecework.runners.log import LogLimit
 from piecework.runners.outcome import Ending
 
-ENTRYPOINT = Path(tree.__file__).parent
 #: What the entrypoint gets beyond the program's grace before everything is killed over its head.
 ENTRYPOINT_SECONDS = 4.0
 #: A look at the process tree may take this share of the time between two looks, at most.
@@ -62,25 +60,14 @@ class Program:
         self._force_at: float | None = None
         self._look_at = 0.0
 
-    def spawn(self) -> None:
-        """Starts the entrypoint; it boots while its cgroup is made, and then gets its launch."""
+    def launch(self, booted: tuple[int, int, int] | None = None) -> None:
+        """Makes the machine's limits and tells the entrypoint what to start within them.
+
+        `booted` is an entrypoint that waits already (`detach.boot`); else one is started.
+        """
         for path in (self.folder.work, self.folder.artifacts):
             path.mkdir(exist_ok=True)
-        log = os.open(self.folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        control, self.control = os.pipe()
-        self.report, report = os.pipe()
-        os.set_inheritable(control, True)
-        os.set_inheritable(report, True)
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-S", str(ENTRYPOINT), str(control), str(report)],
-            _environment(self.order),
-            file_actions=[(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)],
-            setsid=True,
-            setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP],
-        )
-        for descriptor in (log, control, report):
-            os.close(descriptor)
+        pid, self.control, self.report = booted or boot(str(self.folder.path))
         self.entrypoint = tree.read_process(pid)
         self.group = cgroup.create(self.order.attempt, self.grant.memory_bytes, self.grant.cores)
         if self.group is not None:
@@ -89,6 +76,7 @@ class Program:
         launch = {
             "launch": self.order.launch,
             "environ": {
+                **_environment(self.order),
                 "PIECEWORK_CPUS": str(len(self.grant.cores)),
                 "PIECEWORK_MEMORY_BYTES": str(self.grant.memory_bytes),
             },

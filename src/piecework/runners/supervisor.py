@@ -29,6 +29,8 @@ from piecework.runners.outcome import Ending, judge
 from piecework.runners.program import Program
 
 T = TypeVar("T")
+#: An entrypoint: process id, descriptor to tell it, descriptor to hear it.
+Booted = tuple[int, int, int]
 
 #: How long one look at the program's state lasts at most; what is asked meanwhile waits as long.
 TICK_SECONDS = 0.1
@@ -43,18 +45,22 @@ BEAT_SECONDS = 2.0
 FULL_DISK_SECONDS = 3600.0
 
 
-def supervise(path: str) -> None:
-    """Carries the order in the folder out. The folder's lock is held by this process already."""
+def supervise(path: str, booted: Booted | None = None) -> None:
+    """Carries the order in the folder out. The folder's lock is held by this process already.
+
+    `booted` is an entrypoint that waits for its launch.
+    """
     folder = AttemptFolder(Path(path))
     if folder.supervisor.exists() or folder.ended() is not None:
         return  # it had its supervisor; if that one died, the sweep closes the attempt
-    Supervisor(folder, folder.read_order()).run()
+    Supervisor(folder, folder.read_order(), booted).run()
 
 
 class Supervisor:
     """One attempt, from its queueing to its end."""
 
-    def __init__(self, folder: AttemptFolder, order: Order) -> None:
+    def __init__(self, folder: AttemptFolder, order: Order, booted: Booted | None = None) -> None:
+        self.booted = booted
         self.folder = folder
         self.order = order
         self.home = Path(order.home)
@@ -85,6 +91,7 @@ class Supervisor:
             got = self._wait_for_machine(machines)
             if isinstance(got, Ending):
                 machines.leave(self.order.attempt)
+                self._send_away()
                 self._end(got, None)
             else:
                 self._carry_out(got)
@@ -119,6 +126,7 @@ class Supervisor:
                 got = _insist(lambda: machines.take(wish, available, clock.now()))
                 if isinstance(got, Grant):
                     return got
+                self._send_away()
                 if not queued:
                     _insist(lambda: machines.enqueue(wish))
                     queued = True
@@ -134,6 +142,16 @@ class Supervisor:
             first = machines.waiting()[:1] == [order.attempt]
             time.sleep(FIRST_POLL_SECONDS if first else POLL_SECONDS)
 
+    def _send_away(self) -> None:
+        """Ends the entrypoint that was booted too early: nothing lies about while it waits."""
+        if self.booted is not None:
+            pid, tell, hear = self.booted
+            self.booted = None
+            os.close(tell)
+            os.close(hear)
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
     def _sweep(self, machines: Machines) -> None:
         """Frees machines whose attempts have lost their supervisors."""
         if all(m.folder is None or _is_supervised(m.folder) for m in machines.machines()):
@@ -146,7 +164,7 @@ class Supervisor:
     def _carry_out(self, grant: Grant) -> None:
         order = self.order
         program = Program(self.folder, order, grant)
-        program.spawn()
+        program.launch(self.booted)
         data = {
             "machines": list(grant.machines),
             "instance_type": order.purchase["instance_type"],
