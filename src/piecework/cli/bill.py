@@ -6,8 +6,8 @@ strings in JSON and None where a price is unknown: an unpriced run makes the sum
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +19,9 @@ from piecework.units import Memory, Money, round_duration
 #: A run as JSON; its keys are part of the command line's interface.
 Run = Mapping[str, Any]
 
+#: The ledger counts in one currency.
+CURRENCY = "USD"
+
 _COLOURS = {
     "success": "green",
     "running": "cyan",
@@ -26,20 +29,21 @@ _COLOURS = {
 }
 
 
-def pipeline_outcome(runs: Sequence[Run], expected: int | None = None) -> str:
-    """The outcome of all together: that of the first that was no success, in order of time.
+def pipeline_outcome(runs: Sequence[Run], states: Sequence[str] = ()) -> str:
+    """The outcome of all together: that of the run that was the first to be no success.
 
-    `expected` runs that never came to be (because those before them failed) don't count where one
-    failed; where none did, the pipeline run was ended before they began: cancelled.
+    `states` are those of all jobs, as they were last seen: where all runs that there are succeeded,
+    but not all jobs did, it was an error before a job began, or the rest was cancelled.
     """
     for run in sorted(runs, key=_ended_at):
         if run["outcome"] not in (None, Outcome.SUCCESS):
             return str(run["outcome"])
     if any(run["outcome"] is None for run in runs):
         return str(Outcome.CANCELLED)
-    if expected is not None and len(runs) < expected:
-        return str(Outcome.CANCELLED)
-    return str(Outcome.SUCCESS)
+    if Outcome.ERROR in states:
+        return str(Outcome.ERROR)
+    finished = all(state == Outcome.SUCCESS for state in states)
+    return str(Outcome.SUCCESS if runs and finished else Outcome.CANCELLED)
 
 
 def _ended_at(run: Run) -> str:
@@ -63,7 +67,7 @@ def total(runs: Sequence[Run]) -> Decimal | None:
 
 
 def to_json(
-    runs: Sequence[Run], pipeline: str, pipeline_run: str | None, outcome: str, currency: str
+    runs: Sequence[Run], pipeline: str, pipeline_run: str, outcome: str, currency: str = CURRENCY
 ) -> dict[str, Any]:
     """The object that `run --json` prints."""
     cost = total(runs)
@@ -77,7 +81,7 @@ def to_json(
     }
 
 
-def money(cost: str | Decimal | None, currency: str = "USD") -> str:
+def money(cost: str | Decimal | None, currency: str = CURRENCY) -> str:
     """An amount for people; "unpriced" where it is unknown."""
     return "unpriced" if cost is None else str(Money(Decimal(cost), currency))
 
@@ -88,7 +92,14 @@ def outcome_text(outcome: str | None) -> str:
     return terminal.style(text, fg=_COLOURS.get(text, "red"))
 
 
-def describe(runs: Sequence[Run], currency: str) -> str:
+def failure(run: Run) -> str:
+    """Why a run was no success, and where to read more; a line."""
+    cause = terminal.one_line(run["cause"] or "it has not ended yet")
+    outcome = outcome_text(run["outcome"])
+    return f"{run['job']}: {outcome}: {cause} (piecework logs {run['run']})"
+
+
+def describe(runs: Sequence[Run], currency: str = CURRENCY) -> str:
     """The bill as a table with a line for each run, and their sum."""
     columns = [
         Column("JOB"),
@@ -101,9 +112,8 @@ def describe(runs: Sequence[Run], currency: str) -> str:
         Column("COST", right=True),
     ]
     rows = [_row(run, currency) for run in runs]
-    rows.append(["sum", None, None, None, None, None, None, money(total(runs), currency)])
-    blank = [[("" if cell is None else cell) for cell in row] for row in rows]
-    return table(columns, blank, terminal.width())
+    rows.append(["sum", "", "", "", "", "", "", money(total(runs), currency)])
+    return table(columns, rows, terminal.width())
 
 
 def _row(run: Run, currency: str) -> list[str]:
@@ -133,37 +143,43 @@ def machine_text(run: Run) -> str:
     return "-"
 
 
-def waited(attempts: Sequence[Mapping[str, Any]]) -> str:
-    """How long the attempts waited for their machines, together."""
-    spans = [
-        span(attempt["queued_at"], attempt["started_at"] or attempt["ended_at"])
+def waited(attempts: Sequence[Mapping[str, Any]], now: datetime | None = None) -> str:
+    """How long the attempts waited for their machines, together; up to `now` where one does."""
+    return _sum(
+        span(attempt["queued_at"], attempt["started_at"] or attempt["ended_at"], now)
         for attempt in attempts
-    ]
-    return _sum(spans)
+    )
 
 
-def ran(attempts: Sequence[Mapping[str, Any]]) -> str:
-    """How long the attempts ran, together."""
-    return _sum([span(attempt["started_at"], attempt["ended_at"]) for attempt in attempts])
+def ran(attempts: Sequence[Mapping[str, Any]], now: datetime | None = None) -> str:
+    """How long the attempts ran, together; up to `now` where one does."""
+    return _sum(span(attempt["started_at"], attempt["ended_at"], now) for attempt in attempts)
 
 
-def _sum(spans: Sequence[float | None]) -> str:
-    from datetime import timedelta
-
+def _sum(spans: Iterable[float | None]) -> str:
     known = [seconds for seconds in spans if seconds is not None]
-    return round_duration(timedelta(seconds=sum(known))) if known else "-"
+    return span_text(sum(known)) if known else "-"
 
 
-def span(start: str | None, end: str | None) -> float | None:
-    """Seconds between two times in text, never below 0; None where one is unknown."""
-    if start is None or end is None:
+def span_text(seconds: float) -> str:
+    """A span of time for people."""
+    return round_duration(timedelta(seconds=seconds))
+
+
+def span(start: str | None, end: str | None, now: datetime | None = None) -> float | None:
+    """Seconds between two times in text, never below 0; None where they are not known.
+
+    A span without an end lasts until `now`, where that is given.
+    """
+    if start is None or (end is None and now is None):
         return None
-    seconds = (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
-    return max(0.0, seconds)
+    until = now if end is None else datetime.fromisoformat(end)
+    assert until is not None
+    return max(0.0, (until - datetime.fromisoformat(start)).total_seconds())
 
 
 def _cpu(attempts: Sequence[Mapping[str, Any]]) -> str:
-    return _sum([attempt["cpu_seconds"] for attempt in attempts])
+    return _sum(attempt["cpu_seconds"] for attempt in attempts)
 
 
 def peak_memory(attempts: Sequence[Mapping[str, Any]]) -> str:
@@ -185,7 +201,5 @@ def age(text: str | None, now: datetime) -> str | None:
     """How long ago a time was."""
     if text is None:
         return None
-    from datetime import timedelta
-
     seconds = (now.astimezone(UTC) - datetime.fromisoformat(text)).total_seconds()
-    return round_duration(timedelta(seconds=max(0.0, seconds)))
+    return span_text(max(0.0, seconds))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from piecework.errors import InputError
 from piecework.units import parse_duration
+
+if TYPE_CHECKING:
+    from piecework.spec.param import Param
+    from piecework.spec.pipeline import Pipeline
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,42 +44,32 @@ def param_option(command: F) -> F:
     return option(command)
 
 
-def read_params(given: Sequence[str], defaults: Mapping[str, Any], pipeline: str) -> dict[str, Any]:
-    """NAME=VALUE as values: text where the default is a text, JSON where it can be read as such.
+def read_params(given: Sequence[str], pipeline: Pipeline) -> dict[str, Any]:
+    """NAME=VALUE as values, checked against the pipeline's parameters; the defaults are left out.
 
-    Raises InputError where the pipeline has no such parameter.
+    Raises InputError where one is not written like that, SpecError with all that are wrong.
     """
     values: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise InputError(f"--param {text!r}: found no '='; write it as NAME=VALUE")
-        if name not in defaults:
-            raise InputError(f"--param {name}: {_unknown(name, list(defaults), pipeline)}")
-        values[name] = value if isinstance(defaults[name], str) else _json_or_text(value)
-    return values
+            raise InputError(f"--param {text}: found no NAME=VALUE; write it as year=2013")
+        values[name] = _value(value, pipeline.params.get(name))
+    filled = pipeline.fill_params(values)
+    return {name: filled[name] for name in values}
 
 
-def _unknown(name: str, known: Sequence[str], pipeline: str) -> str:
-    if not known:
-        return f"pipeline {pipeline} has no parameters"
-    return f"pipeline {pipeline} has no such parameter; {suggest(name, known)}"
-
-
-def _json_or_text(value: str) -> Any:
+def _value(text: str, param: Param | None) -> Any:
+    """Text stays text, for the parameter to read, but where it holds a list or an object."""
+    if param is None or param.type in ("string", "integer", "number", "boolean"):
+        return text
+    holds_more = param.type in ("array", "object") or isinstance(param.default, list | dict)
+    if not holds_more and not (param.required and param.type is None):
+        return text
     try:
-        return json.loads(value)
+        return json.loads(text)
     except ValueError:
-        return value
-
-
-def suggest(name: str, known: Sequence[str]) -> str:
-    """What to write instead: the closest name, or all of them."""
-    close = get_close_matches(name, known, n=1)
-    if close:
-        return f"did you mean {close[0]}?"
-    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
-    return f"there is {shown}" if known else "there is none"
+        return text
 
 
 class Moment(click.ParamType[datetime]):

@@ -56,14 +56,26 @@ def plan_pipeline(
 
 
 def plan_alone(
-    name: str, job: Job, settings: Settings, pool: str | None, past: History | None
+    name: str,
+    job: Job,
+    settings: Settings,
+    pool: str | None,
+    past: History | None,
+    memory_at_least: Memory | None = None,
 ) -> Plan:
-    """Plans one job. Raises InputError (no such pool) or NoMachineError."""
+    """Plans one attempt. Raises InputError (no such pool) or NoMachineError."""
     found = find_pool(pool or job.pool or settings.pool, load_pools(settings), name)
-    return _plan(name, job, found, settings, past)
+    return _plan(name, job, found, settings, past, memory_at_least)
 
 
-def _plan(name: str, job: Job, pool: Pool, settings: Settings, past: History | None) -> Plan:
+def _plan(
+    name: str,
+    job: Job,
+    pool: Pool,
+    settings: Settings,
+    past: History | None,
+    memory_at_least: Memory | None = None,
+) -> Plan:
     return plan_job(
         name,
         job,
@@ -72,6 +84,7 @@ def _plan(name: str, job: Job, pool: Pool, settings: Settings, past: History | N
         settings=settings,
         host=this_host(pool),
         history=past,
+        memory_at_least=memory_at_least,
     )
 
 
@@ -79,10 +92,10 @@ def find_pool(name: str, pools: Mapping[str, Pool], job: str) -> Pool:
     """The pool by name; raises InputError with what there is."""
     if name in pools:
         return pools[name]
-    from piecework.cli.options import suggest
+    from piecework.spec.wording import suggest
 
     raise InputError(
-        f"job {job}: there is no pool {name!r} in piecework.toml; {suggest(name, sorted(pools))}"
+        f"job {job}: there is no pool {name!r} in piecework.toml; {suggest(name, pools)}"
     )
 
 
@@ -101,14 +114,7 @@ def this_host(pool: Pool) -> Host | None:
 
 def only_job(pipeline: Pipeline, name: str) -> Pipeline:
     """The pipeline with this job alone; raises InputError with what there is."""
-    from piecework.cli.options import suggest
-
-    if name not in pipeline.jobs:
-        raise InputError(
-            f"--job {name}: pipeline {pipeline.name} has no such job; "
-            f"{suggest(name, list(pipeline.jobs))}"
-        )
-    job = pipeline.jobs[name].model_copy(update={"after": ()})
+    job = pipeline.job(name).model_copy(update={"after": ()})
     return pipeline.model_copy(update={"jobs": {name: job}})
 
 

@@ -77,11 +77,12 @@ def style(text: str, **how: Any) -> str:
 
 def coloured(stream: TextIO) -> bool:
     """Whether colours are wanted on this stream."""
-    return (
-        is_terminal(stream)
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM", "dumb") != "dumb"
-    )
+    return is_terminal(stream) and not os.environ.get("NO_COLOR") and not is_dumb()
+
+
+def is_dumb() -> bool:
+    """Whether the terminal can only print lines."""
+    return os.environ.get("TERM", "dumb") == "dumb"
 
 
 def is_terminal(stream: TextIO) -> bool:
