@@ -66,11 +66,16 @@ def show_hours(folder: Path, late: str) -> str:
         axes.annotate(name, (last["hour"], last["late_percent"]), (8, offset), color=colour,
                       textcoords="offset points", va="center")  # fmt: skip
     axes.set(xlabel="scheduled hour of departure", ylabel=f"{late} (%)", ylim=(0, None))
-    axes.set_xlim(hours["hour"].min() - 0.5, hours["hour"].max() + 2.2)
+    first, last_hour = hours["hour"].min(), hours["hour"].max()
+    axes.set_xticks(
+        range(first, last_hour + 1), [f"{hour}:00" for hour in range(first, last_hour + 1)]
+    )
+    axes.set_xlim(first - 0.5, last_hour + 2.2)
+    axes.tick_params(axis="x", labelsize=7.5)
     whole = hours.assign(late=hours["flights"] * hours["late_percent"]).groupby("hour")
     share = whole["late"].sum() / whole["flights"].sum()
     return section(
-        "Delays pile up through the day",
+        "By hour of departure",
         f"Of the flights that are to leave in the hour from {share.idxmin()}:00, "
         f"{share.min():.0f} % arrive late; in the hour from {share.idxmax()}:00 it is "
         f"{share.max():.0f} %.",
@@ -89,7 +94,7 @@ def show_carriers(folder: Path, late: str) -> str:
     axes.set(xlabel=f"{late} (%)", xlim=(0, carriers["late_percent"].max() * 1.2))
     best, worst = carriers.iloc[0], carriers.iloc[-1]
     return section(
-        "Who is late",
+        "By carrier",
         f"{worst.carrier} is late with {worst.late_percent:.0f} % of its flights, "
         f"{best.carrier} with {best.late_percent:.0f} %.",
         figure,
@@ -113,7 +118,7 @@ def show_weather(folder: Path, late: str) -> str:
     most = weather.loc[weather["beyond"].idxmax()]
     worst = weather.iloc[-1]
     return section(
-        "Which weather delays flights",
+        "By weather",
         f"{worst.condition.capitalize()} is worst for a flight: {worst.late_percent:.0f} % are "
         f"late. Most late flights beyond the usual come with {most.condition}: {most.beyond:,.0f}.",
         figure,
@@ -133,7 +138,7 @@ def show_planes(folder: Path, late: str) -> str:
     axes.set(xlabel="age of the plane in years", ylabel=f"{late} (%)")
     axes.margins(y=0.15)
     return section(
-        "Old planes are not later",
+        "By age of the plane",
         f"Flights on the oldest planes are late in {planes['late_percent'].iloc[-1]:.0f} % of "
         f"cases, on the newest in {planes['late_percent'].iloc[0]:.0f} %.",
         figure,
@@ -148,7 +153,7 @@ def show_model(file: Path, late: str) -> str:
     figure, axes = plot(3.4)
     top = 1.1 * groups.to_numpy().max()
     axes.plot([0, top], [0, top], color=PALE, lw=1, zorder=1)
-    axes.annotate("as predicted", (top, top), (-6, -16), color="#5b6b76", ha="right", size=8,
+    axes.annotate("as many as predicted", (top / 5, top / 5), (10, -12), color="#5b6b76", size=8,
                   textcoords="offset points")  # fmt: skip
     axes.scatter(groups["predicted"], groups["actual"], color=ACCENT, zorder=2)
     axes.set(xlabel="predicted risk (%)", ylabel=f"{late} (%)", xlim=(0, None), ylim=(0, None))
