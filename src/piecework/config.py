@@ -98,11 +98,8 @@ def _read_file(
     environ: Mapping[str, str], directory: Path, home: Path
 ) -> tuple[Path | None, dict[str, Any]]:
     named = environ.get("PIECEWORK_CONFIG")
-    if named:
-        candidates = [Path(named)]
-    else:
-        candidates = [directory / "piecework.toml", home / "piecework.toml"]
-    for path in candidates:
+    beside = [directory / "piecework.toml", home / "piecework.toml"]
+    for path in [Path(named)] if named else beside:
         try:
             with path.open("rb") as stream:
                 return path, tomllib.load(stream)
@@ -134,6 +131,8 @@ def _convert(name: str, value: Any) -> Any:
         raise ValueError(f"found {show(value)}; a text is right here")
     if name in _PATHS:
         return _path(value)
+    if name == "data" and value and "://" not in value:
+        return str(_path(value))
     if name in _WEB and not value.startswith(("http://", "https://")):
         raise ValueError(f"found {show(value)}; a web address is right here, like http://host:8080")
     if name == "ledger_url" and not _DATABASE.match(value):

@@ -244,9 +244,6 @@ class Money:
         sign = "-" if self.amount < 0 else ""
         size = abs(self.amount)
         symbol = "$" if self.currency == "USD" else f"{self.currency} "
-        if size == 0 or size >= 1:
-            places = 2
-        else:
-            places = max(2, 1 - size.adjusted())
-        places = min(places, 9)
+        is_small = 0 < size < 1
+        places = min(max(2, 1 - size.adjusted()), 9) if is_small else 2
         return f"{sign}{symbol}{size.quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN):,f}"

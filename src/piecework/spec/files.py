@@ -60,6 +60,8 @@ def _neighbours(parent: Path, folder: Path) -> list[str]:
     """Files that may have been meant, as the user would write them."""
     if not parent.is_dir():
         parent = folder
+    if not parent.is_dir():
+        return []
     near = [*islice(parent.iterdir(), _MOST_NEIGHBOURS // 2)]
     if parent != folder:
         near += islice(folder.iterdir(), _MOST_NEIGHBOURS // 2)

@@ -136,7 +136,10 @@ class DaskProgram(Model):
 
     file: FilePath = Field(description="The Python file, relative to the pipeline's file.")
     threads_per_worker: Whole | None = Field(
-        None, ge=1, le=1024, description="Threads of each worker process; the CPUs, but at most 4, by default."
+        None,
+        ge=1,
+        le=1024,
+        description="Threads of each worker process; the CPUs, but at most 4, by default.",
     )
 
 

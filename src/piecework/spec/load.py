@@ -148,6 +148,8 @@ class _Places:
 
     def problem(self, file: str, error: Finding) -> Problem | None:
         """The finding with its place; None where the reader has told of that value already."""
+        if self._single is not None and error.location == ("jobs", self._single, "[key]"):
+            return None  # the job's name is the pipeline's, too, and is told as that
         location = self._as_written(error.location)
         line, column = 0, 0
         if self._tree is not None:

@@ -85,10 +85,11 @@ class Param(Model):
         Raises ValueError with what would be right.
         """
         kind = self.type or (None if self.required else _type_of(self.default))
+        kind = "number" if self.type is None and kind == "integer" else kind
         if isinstance(value, str) and kind in ("integer", "number", "boolean"):
             value = _from_text(value, kind)
         check_json(value)
-        wrong = _mismatch(value, self.type) if self.type is not None else None
+        wrong = _mismatch(value, kind) if kind is not None else None
         if wrong is None and self.enum is not None:
             wrong = _not_in(value, self.enum)
         if wrong is not None:

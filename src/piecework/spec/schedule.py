@@ -39,8 +39,7 @@ def check_schedule(schedule: str) -> str:
     from cronsim import CronSim
 
     try:
-        if "W" in fields[2].upper():
-            raise ValueError("W is not known to Airflow")
+        _refuse_foreign(fields[2].upper(), fields[4].upper())
         next(CronSim(text, datetime(2024, 1, 1)))  # noqa: DTZ001 - cron fields have no zone
     except StopIteration:
         raise ValueError(f"found {show(schedule)}, which never comes; {right}") from None
@@ -48,6 +47,16 @@ def check_schedule(schedule: str) -> str:
         reason = f" ({error})" if str(error) else ""
         raise ValueError(f"found {show(schedule)}, which is not cron{reason}; {right}") from None
     return text
+
+
+def _refuse_foreign(days: str, weekdays: str) -> None:
+    """What cronsim reads, but not the library that Airflow has for it."""
+    if "W" in days or "L" in weekdays:
+        raise ValueError("Airflow knows neither W nor a weekday with L")
+    if "L" in days and days != "L":
+        raise ValueError("Airflow knows L only alone")
+    if "#" in weekdays and not all("#" in part for part in weekdays.split(",")):
+        raise ValueError("Airflow takes weekdays with # only by themselves")
 
 
 def check_timezone(name: str) -> str:
