@@ -81,6 +81,7 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
             "cores": machine.cores,
             "memory_mib": sizes.workers_mib,
             "daemon_mib": DAEMON_HEAP,
+            "daemon_options": f"{java_options(own)} -XX:+UseSerialGC",
             "folder": str(own / "standalone"),
             "logs": str(artifacts(environ, work) / "executors"),
         }
