@@ -9,6 +9,8 @@ import yaml
 
 from piecework.spec.pipeline import Pipeline
 
+_UNICODE_LINE_END = re.compile("[\x85\u2028\u2029]")
+
 
 class _Dumper(yaml.SafeDumper):
     """Quotes what our reader takes for a number though YAML 1.1 takes it for a text."""
@@ -19,6 +21,13 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _write_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """Line ends of Unicode are escaped: PyYAML would write them as they are, and fold them."""
+    style = '"' if _UNICODE_LINE_END.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _write_text)
 # PyYAML registers and looks these up by their first character.
 _Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float",

@@ -12,36 +12,7 @@ from piecework.spec.load import load_data, load_pipeline, load_text
 from piecework.spec.pipeline import Pipeline
 from piecework.spec.wording import NAME_RULE
 
-FLIGHTS = """\
-pipeline: flights
-team: analytics
-schedule: "0 6 * * *"
-start: 2024-01-31
-retries: 2
-env: {TZ: UTC, MODE: fast}
-jobs:
-  clean:
-    python: jobs/clean.py
-    args: ["{{ ds }}"]
-    machine: {cpu: 2, memory: 4Gi}
-    env: {MODE: slow}
-  delays:
-    spark: jobs/delays.py
-    after: [clean]
-    machine: {cpu: 8, memory: 32Gi, spot: prefer}
-    timeout: 45m
-    deadline: 2h
-  segments:
-    dask: jobs/segments.py
-    after: [clean]
-    machine: {cpu: 4, memory: 16Gi, count: 3}
-  score:
-    container: {image: "registry.example.com/score:3", command: [python, score.py]}
-    after: [delays, segments]
-    machine: {gpu: 1, memory: 24Gi}
-    retries: {infrastructure: 3, out_of_memory: 1}
-    team: science
-"""
+FLIGHTS = (Path(__file__).parent / "flights.yaml").read_text()
 
 
 def problems_of(text: str | bytes, folder: Path | None = None) -> list[Problem]:
