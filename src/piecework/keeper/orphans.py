@@ -74,6 +74,9 @@ def close_dead(folder: AttemptFolder, home: Path, now: Clock = clock.now) -> boo
         left = _members(folder)
         if left and not restarted and (now() - seen).total_seconds() < ENTRYPOINT_SECONDS:
             return False
+        group = _group(folder)
+        if left and group is not None:
+            group.stop_forks()
         tree.end_all(lambda: _members(folder), 0.0, on_tick=lambda: None)
         at = now() if left else min(seen, now())
         _write_end(folder, _why(folder, restarted), at, now())

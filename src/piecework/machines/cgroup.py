@@ -76,6 +76,13 @@ class Cgroup:
                 return int(text) / 1e9
         return None
 
+    def stop_forks(self) -> None:
+        """No process inside can start another any more: what forks without end can be ended."""
+        for folder in (self.memory, *self.others):
+            if (folder / "pids.max").exists():
+                with suppress(OSError):
+                    (folder / "pids.max").write_text("0")
+
     def remove(self) -> None:
         """Removes the groups; their processes must be gone. Can be done twice."""
         for folder in (self.memory, *self.others):
@@ -130,9 +137,10 @@ def _create_v1(
         memory.rmdir()
         return None
     others = []
-    accounting = _make(ROOT / "cpuacct", paths.get("cpuacct", "/"), name)
-    if accounting is not None:
-        others.append(accounting)
+    for controller in ("cpuacct", "pids"):
+        made = _make(ROOT / controller, paths.get(controller, "/"), name)
+        if made is not None:
+            others.append(made)
     cpuset = _make(ROOT / "cpuset", paths.get("cpuset", "/"), name)
     if cpuset is not None:
         try:

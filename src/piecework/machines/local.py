@@ -389,6 +389,7 @@ class Machines:
                 increment_seconds=1,
                 billing="per-second",
                 spot=False,
+                cores=list(cores),
             )
             self._say(machine, Kind.MACHINE_PRICE, now, now, **wish.price)
             self._say(machine, Kind.MACHINE_JOINED, now, now)

@@ -127,6 +127,8 @@ class Program:
 
     def finish(self) -> Use:
         """Ends whatever is left of the tree; returns what all of it used."""
+        if self.group is not None:
+            self.group.stop_forks()
         tree.end_all(self._members, 0.0)
         os.close(self.report)
         os.close(self.control)
