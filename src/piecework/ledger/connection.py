@@ -75,7 +75,8 @@ def describe(url: URL) -> str:
     """The ledger's name in messages: never its password."""
     if url.get_backend_name() == "sqlite":
         return f"ledger {url.database or ':memory:'}"
-    return f"ledger {url.set(query={}).render_as_string(hide_password=True)}"
+    named = url.set(drivername=url.get_backend_name(), query={})
+    return f"ledger {named.render_as_string(hide_password=True)}"
 
 
 @contextmanager
@@ -142,19 +143,20 @@ def _explain_sqlite(error: BaseException) -> tuple[str, bool] | None:
 def _explain_postgresql(error: BaseException) -> tuple[str, bool] | None:
     if not type(error).__module__.startswith("psycopg"):
         return None
-    state = str(getattr(error, "sqlstate", None) or "")
+    state, said = str(getattr(error, "sqlstate", None) or ""), str(error)
     if state == "53100":
-        return "the server's disk is full; nothing of this write was kept. Free some space", True
+        return "the server's disk is full: nothing of this write was kept; free space", True
     if state in {"55P03", "40001", "40P01"}:
         return "other processes have kept it locked for too long; try again", True
+    # What goes wrong while connecting carries no state, only the server's words.
+    if state.startswith("28") or "authentication failed" in said:
+        return "the server refuses the user or the password: {said}", False
+    if state == "3D000" or ('FATAL:  database "' in said and "does not exist" in said):
+        return "no such database: {said}; create it, or name another in ledger_url", False
     if state.startswith(("08", "57P")) or (
         not state and type(error).__name__ == "OperationalError"
     ):
         return "the server does not answer: {said}", True
-    if state.startswith("28"):
-        return "the server refuses the user or the password: {said}", False
-    if state == "3D000":
-        return "there is no such database: {said}; create it, or name another in ledger_url", False
     return None
 
 
