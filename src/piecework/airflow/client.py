@@ -21,7 +21,13 @@ from datetime import datetime
 from typing import Any
 
 from piecework import clock
-from piecework.airflow.configuration import USER, PlatformFolder, read_json, url_of
+from piecework.airflow.configuration import (
+    CONTENT_TAG,
+    USER,
+    PlatformFolder,
+    read_json,
+    url_of,
+)
 from piecework.config import Settings
 from piecework.errors import PlatformError
 
@@ -89,6 +95,8 @@ class AirflowClient:
     timeout_seconds: float = _TIMEOUT_SECONDS
     #: How often a request without an answer is repeated: a restart takes a few seconds.
     pauses: tuple[float, ...] = _PAUSES
+    #: Where pipelines are published for this Airflow, if it is the platform of this computer.
+    settings: Settings | None = field(default=None, repr=False)
     _opener: urllib.request.OpenerDirector = field(
         default_factory=lambda: urllib.request.build_opener(), repr=False
     )
@@ -112,7 +120,9 @@ class AirflowClient:
             raise PlatformError(
                 f"there is no platform in {settings.home}; bring it up with `piecework up`"
             )
-        client = cls(url_of(state), user=USER, password=state.get("password"))
+        client = cls(
+            url_of(state), user=USER, password=state.get("password"), settings=settings
+        )
         client._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         return client
 
@@ -142,28 +152,21 @@ class AirflowClient:
         found = self._find(f"/api/v2/dagSources/{_quote(dag_id)}")
         return None if found is None else str(found.get("content", ""))
 
-    def wait_for_dag(
-        self,
-        dag_id: str,
-        *,
-        tag: str | None = None,
-        file: str | None = None,
-        timeout_seconds: float = 120.0,
-    ) -> None:
-        """Returns when Airflow has read the DAG: with this tag, where one is given.
+    def wait_for_dag(self, dag_id: str, *, timeout_seconds: float = 120.0) -> None:
+        """Returns when Airflow has read the DAG: as it was published last, where it was.
 
-        `publish` gives every content a tag of its own, so this waits for the content that was
-        published last. Raises PlatformError with the import error of `file`, if it has one.
+        Raises PlatformError with the import error, where Airflow could not read the file.
         """
+        content = self._published_content(dag_id)
 
         def ready() -> bool:
             dag = self.dag(dag_id)
             if dag is not None and not dag.get("is_stale") and not dag.get("has_import_errors"):
                 tags = {str(found.get("name")) for found in dag.get("tags", ())}
-                if tag is None or tag in tags:
+                if content is None or f"{CONTENT_TAG}{content}" in tags:
                     return True
-            if file is not None and (error := self.import_errors().get(file)):
-                raise RefusedError(f"Airflow could not read {file}:\n{error}", 422, error)
+            if content is not None and (error := self.import_errors().get(f"{dag_id}.yaml")):
+                raise RefusedError(f"Airflow could not read {dag_id}:\n{error}", 422, error)
             return False
 
         if not _wait(ready, timeout_seconds):
@@ -171,6 +174,13 @@ class AirflowClient:
                 f"Airflow did not read the pipeline {dag_id} within {timeout_seconds:.0f} s; "
                 "see dag-processor.log in the platform's logs"
             )
+
+    def _published_content(self, dag_id: str) -> str | None:
+        if self.settings is None:
+            return None
+        from piecework.airflow.publication import published_content
+
+        return published_content(dag_id, self.settings)
 
     def unpause(self, dag_id: str) -> None:
         """Lets the DAG's runs start."""

@@ -24,6 +24,11 @@ def die_with_parent(parent: int) -> None:
 def main(arguments: list[str]) -> None:
     """Arguments: the foreman's process id, then the arguments of `airflow`."""
     die_with_parent(int(arguments[0]))
+    if arguments[1:] == ["dag-processor"]:
+        from piecework.airflow.processor import main as process_dags
+
+        process_dags()
+        return
     sys.argv = ["airflow", *arguments[1:]]
     from airflow.__main__ import main as airflow
 

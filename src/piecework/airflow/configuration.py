@@ -22,6 +22,8 @@ from piecework.errors import PlatformError
 #: The user of the REST API that the platform makes for itself.
 USER = "admin"
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+#: Begins the tag of a DAG that names the content of its published file.
+CONTENT_TAG = "content:"
 #: Every process of the platform carries this variable; it holds the folder of its platform.
 PLATFORM_VARIABLE = "PIECEWORK_PLATFORM"
 
@@ -58,6 +60,11 @@ class PlatformFolder:
     def state(self) -> Path:
         """The port and the secrets, chosen once."""
         return self.root / "platform.json"
+
+    @property
+    def access(self) -> Path:
+        """Address and key of the API, for the supervisors of attempts (runners/owner.py)."""
+        return self.root / "api.json"
 
     @property
     def components(self) -> Path:
@@ -117,6 +124,8 @@ def configure(settings: Settings) -> str:
     state["port"] = _choose_port(settings.airflow_port or int(state.get("port", 0)), settings)
     write_private(folder.state, json.dumps(state))
     write_private(folder.passwords, json.dumps({USER: state["password"]}) + "\n")
+    access = {"url": url_of(state), "username": USER, "password": state["password"]}
+    write_private(folder.access, json.dumps(access))
     write_private(folder.config, _render(_sections(folder, state)))
     return url_of(state)
 
@@ -225,6 +234,8 @@ def _sections(folder: PlatformFolder, state: dict[str, Any]) -> dict[str, dict[s
             "base_log_folder": folder.logs / "tasks",
             "dag_processor_child_process_log_directory": folder.logs / "dag_processor",
             "colored_console_log": False,
+            # Three lines a second about bundles in which nothing has changed.
+            "namespace_levels": "airflow.dag_processing.manager=WARNING",
         },
         "usage_data_collection": {"enabled": False},
     }
