@@ -14,7 +14,8 @@ from piecework.errors import show
 from piecework.spec import custom
 from piecework.spec.files import check_path
 from piecework.spec.machine import Machine
-from piecework.spec.model import DurationField, Model, Name, Text, Whole
+from piecework.spec.model import DurationField, Model, Name, Text, Whole, check_text
+from piecework.spec.param import check_json
 from piecework.spec.templates import find_problems, holds_template
 from piecework.spec.wording import fault, suggest
 
@@ -82,6 +83,10 @@ def _check_image(image: str) -> str:
     return image
 
 
+def _check_program(program: Any) -> Any:
+    return check_json(program, lambda text: _check_template(check_text(text)))
+
+
 #: A text in which templates are rendered.
 Template = Annotated[Text, AfterValidator(_check_template)]
 Variable = Annotated[str, AfterValidator(_check_variable)]
@@ -147,7 +152,9 @@ class CustomProgram(Model):
     """The program of an engine that another package brings; users write `ENGINE: PROGRAM`."""
 
     engine: Name = Field(description="The engine's name: its entry point in piecework.engines.")
-    program: Any = Field(None, description="What that engine starts, as it was written.")
+    program: Annotated[Any, AfterValidator(_check_program)] = Field(
+        None, description="What that engine starts, as it was written."
+    )
 
 
 class Job(Model):

@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from piecework.errors import Problem, SpecError
-from piecework.spec import files
+from piecework.spec import custom, files
+from piecework.spec.job import ENGINES
 from piecework.spec.model import message_of
 from piecework.spec.pipeline import OF_PIPELINE, Pipeline
 from piecework.spec.templates import holds_template
@@ -98,8 +99,9 @@ def _check(
         line, column = (tree.line, tree.column) if tree else (0, 0)
         message = f"found {describe(data)}; {wanted}"
         raise SpecError([*problems, Problem(file, line, column, "", message)])
-    single = "job" in data and "jobs" not in data and "pipeline" not in data
-    places = _Places(tree, str(data["job"]) if single else None)
+    begun = "job" in data or any(engine in data for engine in ENGINES)
+    single = begun and "jobs" not in data and "pipeline" not in data
+    places = _Places(tree, _single_name(data) if single else None)
     findings: list[Finding] = []
     pipeline = None
     try:
@@ -128,12 +130,17 @@ def _cut(problems: list[Problem], file: str) -> list[Problem]:
 
 def _widen(data: Mapping[str, Any]) -> dict[str, Any]:
     """A file with a single job as the pipeline that it stands for."""
-    name = data["job"]
     pipeline = {field: data[field] for field in OF_PIPELINE if field in data}
     job = {field: data[field] for field in data if field not in (*OF_PIPELINE, "job")}
     if isinstance(data.get("description"), str):
         pipeline["description"] = data["description"]
-    return {"pipeline": name, "jobs": {name if isinstance(name, str) else "job": job}, **pipeline}
+    named = {"pipeline": data["job"]} if "job" in data else {}
+    return {**named, "jobs": {_single_name(data): job}, **pipeline}
+
+
+def _single_name(data: Mapping[str, Any]) -> str:
+    name = data.get("job")
+    return name if isinstance(name, str) else "job"
 
 
 class _Places:
@@ -153,6 +160,7 @@ class _Places:
         location = self._as_written(error.location)
         line, column = 0, 0
         if self._tree is not None:
+            location = _with_engine(self._tree, location)
             field, node, rest = _follow(self._tree, location)
             at_key = error.at_key or node.fields is not None or node.items is not None
             place = field if field is not None and at_key else node
@@ -170,6 +178,17 @@ class _Places:
         elif self._single is not None and location[:1] == ("jobs",):
             location = location[2:] or ("job",)
         return location[:-1] if location[-1:] == ("[key]",) else location
+
+
+def _with_engine(tree: Node, location: Location) -> Location:
+    """Another package's engine by its name, under which it is written, not as `custom`."""
+    for at, part in enumerate(location):
+        if part == "custom" and location[at + 1 : at + 2] in (("program",), ("engine",)):
+            job = _follow(tree, location[:at])[1].fields or {}
+            written = next((name for name in job if name in custom.registered()), None)
+            if written is not None and "custom" not in job:
+                return (*location[:at], written, *location[at + 2 :])
+    return location
 
 
 def _follow(tree: Node, location: Location) -> tuple[Field | None, Node, Location]:
@@ -190,7 +209,7 @@ def _follow(tree: Node, location: Location) -> tuple[Field | None, Node, Locatio
 
 def _missing_files(data: Mapping[str, Any], single: bool, folder: Path) -> Iterator[Finding]:
     """Programs that cannot be used. What is wrong with the path as such, the models tell."""
-    jobs = {str(data["job"]): data} if single else data.get("jobs")
+    jobs = {_single_name(data): data} if single else data.get("jobs")
     told = 0
     for name, job in jobs.items() if isinstance(jobs, Mapping) else ():
         for engine, inner in _FILES.items() if isinstance(job, Mapping) else ():

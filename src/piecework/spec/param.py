@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -26,28 +26,37 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 _MOST_LEVELS = 50
 
 
-def check_json(value: Any, levels: int = _MOST_LEVELS) -> Any:
-    """The value as it was; raises ValueError where JSON could not hold it."""
+def check_json(
+    value: Any, check: Callable[[str], object] = check_plain, levels: int = _MOST_LEVELS
+) -> Any:
+    """The value as it was; raises ValueError where JSON could not hold it.
+
+    `check` raises ValueError where a text in it is wrong.
+    """
     if levels == 0:
         raise ValueError(f"found more than {_MOST_LEVELS} levels of nesting; make it flatter")
     if isinstance(value, str):
-        check_plain(value)
+        check(value)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"found {value}, which is not a number that can be counted with")
     elif isinstance(value, Mapping):
         for key, each in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"found {show(key)} as a name; a name is a text: quote it")
-            check_json(each, levels - 1)
+            check_json(each, check, levels - 1)
     elif isinstance(value, list | tuple):
         for each in value:
-            check_json(each, levels - 1)
+            check_json(each, check, levels - 1)
     elif value is not None and not isinstance(value, bool | int | float):
-        raise ValueError(f"found {describe(value)}; a parameter is what JSON can hold: quote it")
+        raise ValueError(f"found {describe(value)}; what JSON can hold is right here: quote it")
     return value
 
 
-JsonField = Annotated[Any, AfterValidator(check_json)]
+def _check_value(value: Any) -> Any:
+    return check_json(value)
+
+
+JsonField = Annotated[Any, AfterValidator(_check_value)]
 
 
 class Param(Model):

@@ -23,6 +23,7 @@ MOST_BYTES = 1 << 20
 MOST_LEVELS = 50
 MOST_NODES = 100_000
 _LONGEST_NUMBER = 40
+_TOO_DEEP = f"found more than {MOST_LEVELS} levels of nesting; a pipeline needs fewer"
 
 #: The C parser is some ten times faster; the other one reads the same events.
 _LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
@@ -48,7 +49,8 @@ _TEXT_TAGS = {"!", "tag:yaml.org,2002:str"}
 
 @dataclass(slots=True)
 class Node:
-    """One value and its place. `fields` or `items` hold what is in it; `size` counts all of it.
+    """One value and its place. `fields` or `items` hold what is in it; `size` counts all of it,
+    `levels` how deep it nests, aliases counted as what they stand for.
 
     `wrong` is True where a problem was already told, so that it isn't told a second time.
     """
@@ -59,6 +61,7 @@ class Node:
     fields: dict[str, Field] | None = None
     items: list[Node] | None = None
     size: int = 1
+    levels: int = 1
     wrong: bool = False
 
 
@@ -242,8 +245,7 @@ class _Reader:
     def _begin(self, event: Any) -> None:
         line, column = _place(event)
         if len(self._open) >= MOST_LEVELS:
-            message = f"found more than {MOST_LEVELS} levels of nesting; a pipeline needs fewer"
-            raise Unreadable(line, column, message)
+            raise Unreadable(line, column, _TOO_DEEP)
         is_mapping = isinstance(event, yaml.MappingStartEvent)
         parent = self._open[-1] if self._open else None
         if parent is not None and parent.pairs is not None and parent.key is None:
@@ -304,6 +306,9 @@ class _Reader:
             return
         parent = self._open[-1]
         parent.node.size += node.size
+        parent.node.levels = max(parent.node.levels, 1 + node.levels)
+        if len(self._open) + node.levels > MOST_LEVELS + 1:
+            raise Unreadable(node.line, node.column, _TOO_DEEP)
         if parent.node.size > MOST_NODES:
             message = (
                 f"found more than {MOST_NODES:,} values, aliases counted as what they stand for"

@@ -34,6 +34,11 @@ def merge_bomb(levels: int) -> str:
     return text
 
 
+def alias_chain(levels: int) -> str:
+    """Nests ever deeper, a line a level."""
+    return "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, levels))
+
+
 def jobs(count: int, after: str) -> str:
     lines = [f"  j{i}: {{python: a.py, after: [{after.format(i - 1)}]}}" for i in range(count)]
     return "pipeline: x\njobs:\n" + "\n".join(lines)
@@ -42,6 +47,7 @@ def jobs(count: int, after: str) -> str:
 HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "anchor bomb": (anchor_bomb(30), "more than 100,000 values"),
     "merge bomb": (merge_bomb(30), "more than 100,000 values"),
+    "alias chain": (alias_chain(400), "more than 50 levels"),
     "alias of itself": ("pipeline: &a [*a]", "which holds itself"),
     "unknown alias": ("pipeline: *a", "no anchor &a comes before it"),
     "20,000 lists": ("[" * 20_000, "more than 50 levels"),

@@ -12,6 +12,7 @@ from piecework.spec.dump import dump_yaml
 from piecework.spec.job import CustomProgram, Job
 from piecework.spec.load import load_text
 from piecework.spec.schema import json_schema
+from piecework.spec.templates import render_job
 
 ENGINES = """
 from pydantic import BaseModel, ConfigDict, Field
@@ -76,6 +77,13 @@ def test_the_program_of_another_package_s_engine_is_checked_at_its_place(engines
 def test_an_engine_without_a_model_takes_anything(engines: None) -> None:
     job = load_text("job: a\nfree: [1, {b: c}]\n", "p.yaml").jobs["a"]
     assert (job.engine, job.program) == ("free", [1, {"b": "c"}])
+
+
+def test_templates_in_another_package_s_program_are_checked_and_rendered(engines: None) -> None:
+    job = load_text("job: a\nduck: {sql: 'select {{ n }}'}\n", "p.yaml").jobs["a"]
+    assert render_job(job, {"n": 3}).program == {"sql": "select 3"}
+    with pytest.raises(SpecError, match=r"p.yaml:2:1: duck: .* does not parse as a template"):
+        load_text("job: a\nduck: {sql: '{{ n'}\n", "p.yaml")
 
 
 def test_an_engine_that_cannot_be_loaded_is_told(engines: None) -> None:

@@ -219,6 +219,13 @@ def test_catching_up_needs_a_start_and_a_schedule() -> None:
     assert messages == ["found true, which needs schedule", "found true, which needs start"]
 
 
+def test_a_single_job_without_its_name_is_told_what_is_missing() -> None:
+    assert [(p.line, p.field) for p in problems_of("python: a.py\ntimout: 1h\n")] == [
+        (1, "job"),
+        (2, "timout"),
+    ]
+
+
 # Files
 
 
