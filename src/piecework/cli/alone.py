@@ -19,7 +19,7 @@ from piecework.cli import bill, terminal
 from piecework.cli.interrupts import cleaning_up
 from piecework.cli.log_output import LogOutput
 from piecework.cli.logs import follow_attempt
-from piecework.cli.pipeline_run import Ended, name_pipeline_run, teller
+from piecework.cli.pipeline_run import Ended, name_pipeline_run, read_runs, teller
 from piecework.cli.planning import past_of, plan_alone
 from piecework.config import Settings
 from piecework.plan.plan import History, Plan
@@ -100,7 +100,7 @@ def run_alone(
         name, job, run, file, pipeline, params, settings, pool, past, pipeline_run, folder
     )
     runner = runner_for("local", settings)
-    tell = teller(as_json)
+    tell = teller(settings, as_json)
     try:
         _attempt_until_done(alone, runner)
     except KeyboardInterrupt:
@@ -168,26 +168,22 @@ def _announce(alone: _Alone, plan: Plan, number: int) -> None:
 
 def _cancel(runner: Runner, run: str) -> None:
     """Ends the run's attempts and waits for their end."""
-    terminal.say()
-    terminal.step("cancelling: ending the job (Ctrl-C again leaves at once)")
-    end = time.monotonic() + _CANCEL_SECONDS
-    while time.monotonic() < end:
-        alive = [attempt for attempt in runner.attempts(run) if attempt.state != "ended"]
-        if not alive:
-            return
+    told, end = False, time.monotonic() + _CANCEL_SECONDS
+    while alive := [attempt for attempt in runner.attempts(run) if attempt.state != "ended"]:
         for attempt in alive:
             runner.cancel(attempt.attempt, "cancelled by Ctrl-C")
+        if not told:
+            told = True
+            terminal.say()
+            terminal.step("cancelling: ending the job (Ctrl-C again leaves at once)")
+        if time.monotonic() > end:
+            terminal.warn(f"{run} has not ended yet; `piecework cancel {run}` ends it")
+            return
         time.sleep(_PAUSE_SECONDS)
-    terminal.warn(f"{run} has not ended yet; `piecework cancel {run}` ends it")
 
 
 def _settle(alone: _Alone) -> Ended:
     """What the ledger knows of the run."""
-    from piecework.cli.reading import read_ledger
-    from piecework.report.runs import find_run
-
-    with read_ledger(alone.settings) as ledger:
-        found = find_run(ledger, alone.run)
-    runs = () if found is None else (found.to_json(),)
+    runs = read_runs(alone.settings, alone.pipeline, alone.pipeline_run)
     outcome = bill.pipeline_outcome(runs)
-    return Ended(alone.pipeline.name, alone.pipeline_run, outcome, runs)
+    return Ended(alone.pipeline.name, alone.pipeline_run, outcome, tuple(runs))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from piecework.cli import bill, options, terminal
-from piecework.errors import InputError, PieceworkError, PlatformError
+from piecework.errors import InputError, PlatformError
 
 if TYPE_CHECKING:
     from piecework.config import Settings
@@ -81,18 +81,18 @@ def _tell_airflow(
 
 
 def _cancel_unbegun(name: str, settings: Settings) -> bool:
+    """Whether one of the published pipelines had such a pipeline run, which is cancelled now."""
     from piecework.airflow import platform
 
     if settings.airflow_url is None and platform.status(settings).state == "down":
         return False
-    try:
-        client = platform.connect(settings)
-        found = client.find_pipeline_runs(name)
-        for each in found:
-            client.cancel(each.pipeline, each.pipeline_run)
-    except PieceworkError:
-        return False
-    return bool(found)
+    client = platform.connect(settings)
+    cancelled = False
+    for file in sorted((settings.home / "pipelines").glob("*.yaml")):
+        if client.pipeline_run(file.stem, name) is not None:
+            client.cancel(file.stem, name)
+            cancelled = True
+    return cancelled
 
 
 def _end(live: Sequence[RunReport], settings: Settings, *, wait: bool) -> bool:

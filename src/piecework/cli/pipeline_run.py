@@ -127,19 +127,26 @@ def cancel(follower: Follower, seconds: float = 60.0) -> None:
 
 def settle(follower: Follower, settings: Settings) -> Ended:
     """What the ledger knows of the pipeline run, in the pipeline's order."""
-    from piecework.cli.reading import read_ledger
+    runs = read_runs(settings, follower.pipeline, follower.pipeline_run)
+    outcome = bill.pipeline_outcome(runs, [view.state for view in follower.views])
+    return Ended(follower.pipeline.name, follower.pipeline_run, outcome, tuple(runs))
+
+
+def read_runs(settings: Settings, pipeline: Pipeline, pipeline_run: str) -> list[bill.Run]:
+    """The runs of a pipeline run that has ended, billed, in the pipeline's order."""
+    from piecework.cli.reading import read_ledger, wait_for_machines
     from piecework.report.runs import runs_of
 
-    pipeline, pipeline_run = follower.pipeline, follower.pipeline_run
     with read_ledger(settings) as ledger:
-        runs = [run.to_json() for run in runs_of(ledger, pipeline_run)]
+        found = runs_of(ledger, pipeline_run, pipeline.name)
+        if wait_for_machines(settings, ledger, found):
+            found = runs_of(ledger, pipeline_run, pipeline.name)
     order = {name: place for place, name in enumerate(pipeline.jobs)}
-    runs.sort(key=lambda run: order.get(run["job"], len(order)))
-    outcome = bill.pipeline_outcome(runs, [view.state for view in follower.views])
-    return Ended(pipeline.name, pipeline_run, outcome, tuple(runs))
+    found.sort(key=lambda run: order.get(run.job or "", len(order)))
+    return [run.to_json() for run in found]
 
 
-def teller(as_json: bool) -> Callable[[Ended], None]:
+def teller(settings: Settings, as_json: bool) -> Callable[[Ended], None]:
     """Prints how a pipeline run ended: as the object for programs, or as a bill for people."""
 
     def tell(ended: Ended) -> None:
@@ -147,12 +154,31 @@ def teller(as_json: bool) -> Callable[[Ended], None]:
             terminal.result_json(ended.to_json())
             return
         terminal.say()
-        if ended.runs:
-            terminal.result(bill.describe(ended.runs))
         for run in ended.runs:
             if run["outcome"] != Outcome.SUCCESS:
                 terminal.say(bill.failure(run))
         outcome = bill.outcome_text(ended.outcome)
         terminal.say(f"{ended.pipeline}: {outcome}  (pipeline run {ended.pipeline_run})")
+        terminal.say()
+        if ended.runs:
+            terminal.result(bill.describe(ended.runs))
+            _compare(ended, settings)
 
     return tell
+
+
+def _compare(ended: Ended, settings: Settings) -> None:
+    """What the same jobs would have cost on a cluster that is always there."""
+    from piecework.ledger.store import open_ledger
+    from piecework.report.always_on import compare
+
+    with open_ledger(settings.ledger_url) as ledger:
+        comparison = compare(ledger, pipeline_run=ended.pipeline_run)
+    if comparison is None:
+        return
+    terminal.result()
+    if comparison.as_if:
+        terminal.result(
+            "These machines were slices of this computer; prices are as if they were bought."
+        )
+    terminal.result(comparison.sentence)

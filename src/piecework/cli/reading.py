@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from piecework.cli import terminal
@@ -12,6 +13,10 @@ from piecework.errors import PieceworkError
 
 if TYPE_CHECKING:
     from piecework.ledger.store import Ledger
+    from piecework.report.runs import RunReport
+
+_PAUSE_SECONDS = 0.1
+_VACATE_SECONDS = 5.0
 
 
 @contextlib.contextmanager
@@ -21,13 +26,37 @@ def read_ledger(settings: Settings) -> Iterator[Ledger]:
     Attempts that died are closed and spools are recorded; where that fails (a full disk, another
     user's files) it is a warning, and what the ledger holds is read all the same.
     """
-    from piecework.keeper import tend
     from piecework.ledger.store import open_ledger
 
     with open_ledger(settings.ledger_url) as ledger:
-        try:
-            for problem in tend(settings, ledger).problems:
-                terminal.warn(problem)
-        except (PieceworkError, OSError) as error:
-            terminal.warn(f"the newest events could not be recorded: {error}")
+        _record(settings, ledger)
         yield ledger
+
+
+def _record(settings: Settings, ledger: Ledger) -> None:
+    from piecework.keeper import tend
+
+    try:
+        for problem in tend(settings, ledger).problems:
+            terminal.warn(problem)
+    except (PieceworkError, OSError) as error:
+        terminal.warn(f"the newest events could not be recorded: {error}")
+
+
+def wait_for_machines(settings: Settings, ledger: Ledger, runs: Sequence[RunReport]) -> bool:
+    """Waits a moment until the machines of ended runs know that they are free; True if they had to.
+
+    An attempt's end is written before its machine is vacated, and what lies between is billed.
+    """
+    attempts = [attempt.attempt for run in runs for attempt in run.attempts]
+    end = time.monotonic() + _VACATE_SECONDS
+    waited = False
+    while time.monotonic() < end:
+        machines = ledger.timeline(attempts).machines.values()
+        mine = [o for machine in machines for o in machine.occupancies if o.attempt in attempts]
+        if all(occupancy.vacated for occupancy in mine):
+            return waited
+        waited = True
+        time.sleep(_PAUSE_SECONDS)
+        _record(settings, ledger)
+    return waited

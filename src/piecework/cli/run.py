@@ -57,5 +57,7 @@ def command(
         raise InputError("--data goes with --job; for all pipelines, set data in piecework.toml")
     from piecework.cli.pipeline_run import run_pipeline, teller
 
-    ended = run_pipeline(file, pipeline, values, settings, keep=keep, tell=teller(as_json))
+    ended = run_pipeline(
+        file, pipeline, values, settings, keep=keep, tell=teller(settings, as_json)
+    )
     return ended.exit_code

@@ -31,8 +31,13 @@ def command(
     platform must be up: `piecework up`. Ctrl-C with --wait stops the waiting, not the run.
     """
     from piecework import clock, config
-    from piecework.cli.pipeline_run import check_machines, follow, name_pipeline_run, prepare
-    from piecework.cli.pipeline_run import teller
+    from piecework.cli.pipeline_run import (
+        check_machines,
+        follow,
+        name_pipeline_run,
+        prepare,
+        teller,
+    )
     from piecework.spec.load import load_pipeline
 
     if run_id is not None and not _RUN_ID.fullmatch(run_id):
@@ -59,5 +64,5 @@ def command(
     except KeyboardInterrupt:
         terminal.say(f"\nIt goes on; `piecework cancel {pipeline_run}` ends it.")
         raise
-    teller(as_json)(ended)
+    teller(settings, as_json)(ended)
     return ended.exit_code
