@@ -98,7 +98,7 @@ class AirflowClient:
     #: Where pipelines are published for this Airflow, if it is the platform of this computer.
     settings: Settings | None = field(default=None, repr=False)
     _opener: urllib.request.OpenerDirector = field(
-        default_factory=lambda: urllib.request.build_opener(), repr=False
+        default_factory=urllib.request.build_opener, repr=False
     )
 
     @classmethod
@@ -120,9 +120,7 @@ class AirflowClient:
             raise PlatformError(
                 f"there is no platform in {settings.home}; bring it up with `piecework up`"
             )
-        client = cls(
-            url_of(state), user=USER, password=state.get("password"), settings=settings
-        )
+        client = cls(url_of(state), user=USER, password=state.get("password"), settings=settings)
         client._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         return client
 
@@ -257,21 +255,26 @@ class AirflowClient:
         return None if found is None else _task(found)
 
     def result(
-        self, dag_id: str, pipeline_run: str, task_id: str, key: str = "return_value"
+        self,
+        dag_id: str,
+        pipeline_run: str,
+        task_id: str,
+        key: str = "return_value",
+        map_index: int = -1,
     ) -> Any:
         """The XCom of a task; None where there is none."""
         path = f"{_run_path(dag_id, pipeline_run)}/taskInstances/{_quote(task_id)}/xcomEntries"
-        found = self._find(f"{path}/{_quote(key)}?deserialize=false&stringify=false")
+        found = self._find(f"{path}/{_quote(key)}?stringify=false&map_index={map_index}")
         return None if found is None else found.get("value")
 
     def task_log(self, dag_id: str, pipeline_run: str, task_id: str, try_number: int = 1) -> str:
         """The log of one try of a task, a line an event."""
         path = f"{_run_path(dag_id, pipeline_run)}/taskInstances/{_quote(task_id)}"
         found = self._find(f"{path}/logs/{try_number}?full_content=true") or {}
-        lines = []
-        for entry in found.get("content", ()):
-            lines.append(str(entry.get("event", "")) if isinstance(entry, dict) else str(entry))
-        return "\n".join(lines)
+        return "\n".join(
+            str(entry.get("event", "")) if isinstance(entry, dict) else str(entry)
+            for entry in found.get("content", ())
+        )
 
     # What users do to them
 

@@ -12,11 +12,11 @@ followed, a success is taken, and a failure counts against the job's retries.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from piecework.airflow.assignment import Assignment
 from piecework.config import Settings
 from piecework.errors import PieceworkError
 from piecework.ledger.events import Outcome
@@ -25,27 +25,11 @@ from piecework.plan.plan import Plan
 from piecework.plan.price import load_price_book
 from piecework.runners.retry import next_step
 from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner, Runner
-from piecework.spec.job import Job
 from piecework.spec.pool import load_pools
 from piecework.units import Memory
 
 #: Outcomes that Airflow's own retries may repeat; all others are final for the task.
 _OF_ERRORS = (Outcome.ERROR,)
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What one task asks for: the job with its templates rendered, and who asks."""
-
-    run: str
-    job_name: str
-    job: Job
-    code: Path
-    data: str
-    owner: Owner
-    pipeline: str | None
-    pipeline_run: str
-    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +97,9 @@ def advance(assignment: Assignment, runner: Runner, settings: Settings) -> Progr
         return Progress(tuple(current))
     if current and current[-1].outcome is Outcome.SUCCESS:
         last = current[-1]
-        return Progress(tuple(current), Ending(Outcome.SUCCESS, last.cause or "", True, last.result))
+        return Progress(
+            tuple(current), Ending(Outcome.SUCCESS, last.cause or "", True, last.result)
+        )
     memory, why = None, ""
     if current:
         step = next_step(assignment.job, current)
@@ -164,13 +150,12 @@ def _say_start(request: AttemptRequest, why: str) -> tuple[str, ...]:
     plan = request.plan
     price = "unpriced" if plan.price_per_hour is None else f"{plan.price_per_hour} an hour"
     machines = f"{plan.count} x " if plan.count > 1 else ""
-    said = [
+    what = (
         f"attempt {request.attempt}: {machines}{plan.instance_type.name} of pool {plan.pool}, "
         f"{plan.cpus} CPUs and {plan.memory.rounded()} each, {price}"
-    ]
-    if why:
-        said.insert(0, why)
-    return (*said, *(f"warning: {warning}" for warning in plan.warnings))
+    )
+    reason = (why,) if why else ()
+    return (*reason, what, *(f"warning: {warning}" for warning in plan.warnings))
 
 
 def _number(attempt: str) -> int:

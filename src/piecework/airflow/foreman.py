@@ -49,7 +49,7 @@ _PATIENCE_SECONDS = 8.0
 
 
 def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the platform's processes: these settings, and nothing of another Airflow."""
+    """The platform's environment: these settings, and nothing of another Airflow."""
     folder = PlatformFolder(settings.home)
     kept = {name: value for name, value in environ.items() if not name.startswith("AIRFLOW")}
     kept |= {

@@ -24,7 +24,7 @@ class PipelineImporter(AbstractDagImporter):
         return list(EXTENSIONS)
 
     def list_dag_files(self, directory: object, safe_mode: bool = True) -> object:  # noqa: ARG002
-        """All of them: Airflow's heuristic looks for the word `airflow`, which they need not hold."""
+        """All of them: Airflow's heuristic looks for words that they need not hold."""
         return super().list_dag_files(directory, safe_mode=False)
 
     def import_file(

@@ -8,6 +8,7 @@ is gone while the job waits and runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,12 @@ LOST_WORKERS = 3
 _TRIGGER = f"{JobTrigger.__module__}.{JobTrigger.__qualname__}"
 #: Hooks that only a worker runs.
 _OF_WORKERS = ("on_execute_callback", "on_success_callback", "on_skipped_callback")
+
+
+#: Names in templates about which a triggerer cannot ask (ToTriggerSupervisor in Airflow 3.3).
+_ONLY_IN_WORKERS = re.compile(
+    r"\b(prev_\w+|triggering_asset_events|inlet_events|outlet_events|task_state_store)\b"
+)
 
 
 class JobOperator(BaseOperator):
@@ -120,6 +127,7 @@ class JobOperator(BaseOperator):
             any(_has_xcom(value) for value in fields)
             or any(getattr(self, name, None) for name in _OF_WORKERS)
             or bool(self.outlets or self.inlets)
+            or any(_ONLY_IN_WORKERS.search(text) for text in _texts(fields))
         )
         self.start_from_trigger = not worker
         if worker:
@@ -208,6 +216,10 @@ def take_program(
 
 def _has_xcom(value: Any) -> bool:
     return any(isinstance(found, XComArg) for found in _walk(value))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    return (found for found in _walk(value) if isinstance(found, str))
 
 
 def _walk(value: Any) -> Iterator[Any]:

@@ -275,8 +275,7 @@ def _wait_until_healthy(
             name = (broken or [c.name for c in now.components if c.state != "healthy"])[0]
             why = f"did not become healthy in {_START_SECONDS:.0f} s" if late else "keeps ending"
             raise PlatformError(
-                f"Airflow's {name} {why}; the end of {folder.log(name)}:\n"
-                f"{_tail(folder.log(name))}"
+                f"Airflow's {name} {why}; the end of {folder.log(name)}:\n{_tail(folder.log(name))}"
             )
         time.sleep(0.3)
 

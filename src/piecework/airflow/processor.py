@@ -34,9 +34,7 @@ class PipelineFileProcessorManager(DagFileProcessorManager):
 def main() -> None:
     """Runs until SIGTERM, as `airflow dag-processor` does."""
     set_component_mp_start_method("dag_processor")
-    runner = DagProcessorJobRunner(
-        job=Job(), processor=PipelineFileProcessorManager(max_runs=-1)
-    )
+    runner = DagProcessorJobRunner(job=Job(), processor=PipelineFileProcessorManager(max_runs=-1))
     run_job(job=runner.job, execute_callable=runner._execute)
 
 

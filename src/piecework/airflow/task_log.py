@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from piecework import clock
+from piecework.airflow.assignment import Assignment
 from piecework.airflow.client import AirflowClient, TaskState
-from piecework.airflow.following import Assignment, Progress
+from piecework.airflow.following import Ending, Progress
 from piecework.config import Settings
 from piecework.errors import PlatformError
+from piecework.ledger.events import Outcome
 from piecework.runners.runner import AttemptStatus, Runner, runner_for
 from piecework.units import format_duration
 
@@ -63,7 +65,7 @@ class TaskLog:
             self._deadline.watch(progress)
 
     def _select(self, attempts: tuple[AttemptStatus, ...]) -> list[AttemptStatus]:
-        """This try's attempts, and one of an earlier try that it found alive."""
+        """The attempts of this try, and one of an earlier try that it found alive."""
         own = self._assignment.owner.try_number
         mine = [found for found in attempts if found.owner is None or found.owner.try_number >= own]
         if self._shown is None and attempts:
@@ -111,24 +113,35 @@ class TaskLog:
             self._note("")
 
     def _note(self, note: str) -> None:
-        """Shows why a task waits where Airflow shows notes; a note of the user's is left alone."""
-        if not note and not self._noted:
-            return
-        ti = self._ti
-        index = ti.map_index if ti.map_index is not None else -1
-        client = AirflowClient.from_settings(self._settings)
-        client.pauses = ()
-        try:
-            found: TaskState | None = client.task(ti.dag_id, ti.run_id, ti.task_id, index)
-            if found is None or not (found.note or _WAITING).startswith(_WAITING):
-                return
-            client.write_note(ti.dag_id, ti.run_id, ti.task_id, index, note[:1000])
+        if note or self._noted:
             self._noted = bool(note)
-        except PlatformError as error:
-            _log.debug("the note was not written: %s", error)
+            _write_note(self._ti, self._settings, note)
+
+
+def write_failure(task_instance: Any, settings: Settings, ending: Ending) -> None:
+    """Shows why a task failed where Airflow shows notes: its log may be far away."""
+    _write_note(task_instance, settings, f"{ending.outcome}: {ending.cause}")
+
+
+def _write_note(ti: Any, settings: Settings, note: str) -> None:
+    """Notes are a service: a note of the user's is left alone, and no answer is no failure."""
+    index = ti.map_index if ti.map_index is not None else -1
+    try:
+        client = AirflowClient.from_settings(settings)
+        client.pauses = ()
+        found: TaskState | None = client.task(ti.dag_id, ti.run_id, ti.task_id, index)
+        if found is None or found.instance != str(ti.id):
+            return
+        if found.note and not found.note.startswith(_OURS):
+            return
+        client.write_note(ti.dag_id, ti.run_id, ti.task_id, index, note[:1000])
+    except PlatformError as error:
+        _log.debug("the note was not written: %s", error)
 
 
 _WAITING = "waiting for a machine: "
+#: Begins the notes that piecework writes, and may write over.
+_OURS = (_WAITING, *(f"{outcome}: " for outcome in Outcome))
 #: Stands for "no bytes are left, and that was told".
 _TOLD = -1
 
@@ -190,16 +203,17 @@ _NEAR, _PASSED = 1, 2
 
 def count_program_lines(task_instance: Any) -> int:
     """How many lines of the program this try's log files hold, whichever triggerer wrote them."""
-    return sum(_count(Path(path)) for path in _log_files(task_instance))
+    return sum(_count(path) for path in _log_files(task_instance))
 
 
-def _log_files(task_instance: Any) -> list[str]:
+def _log_files(task_instance: Any) -> list[Path]:
     from airflow.configuration import conf
     from airflow.utils.helpers import log_filename_template_renderer
 
     name = log_filename_template_renderer()(ti=task_instance, try_number=task_instance.try_number)
     folder = conf.get_mandatory_value("logging", "base_log_folder")
-    return glob.glob(f"{glob.escape(str(Path(folder) / name))}*")
+    first = Path(folder) / name
+    return sorted(first.parent.glob(f"{glob.escape(first.name)}*"))
 
 
 def _count(path: Path) -> int:

@@ -9,6 +9,7 @@ finds it; only the task's state in Airflow decides whether the job is still want
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -16,18 +17,16 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
-from piecework import clock, config
+from piecework import config
+from piecework.airflow.assignment import Assignment, data_of, fill_params, read_job
 from piecework.airflow.client import AirflowClient, TaskState
-from piecework.airflow.configuration import PlatformFolder
-from piecework.airflow.following import Assignment, Ending, Progress, advance
-from piecework.airflow.rendering import complete_context
-from piecework.airflow.task_log import TaskLog
+from piecework.airflow.following import Ending, Progress, advance
+from piecework.airflow.rendering import TaskView, complete_context
+from piecework.airflow.task_log import TaskLog, write_failure
 from piecework.config import Settings
-from piecework.errors import InputError, NoMachineError, PieceworkError
+from piecework.errors import InputError, NoMachineError, PieceworkError, Problem, SpecError
 from piecework.ledger.events import Outcome
 from piecework.runners.runner import Owner, run_id, runner_for
-from piecework.spec.job import Job
-from piecework.spec.param import Param
 
 _log = logging.getLogger("piecework.task")
 #: Between two looks at a run; longer with many, so that looking never becomes the work.
@@ -35,6 +34,7 @@ _LOOK_SECONDS = 0.25
 _LOOK_SECONDS_EACH = 0.005
 _LONGEST_LOOK_SECONDS = 5.0
 _TROUBLE_SECONDS = 2.0
+_RENDER_SECONDS = 120.0
 #: A larger result stays a file; Airflow keeps results in its database.
 _LARGEST_RESULT_BYTES = 1 << 20
 
@@ -73,7 +73,8 @@ class JobTrigger(BaseTrigger):
         self.values = values
         self.max_tries = max_tries
         self.resume = resume
-        self.wrong: str | None = None
+        self.context: Any = None
+        self.jinja_env: Any = None
         self.assignment: Assignment | None = None
         self.settings: Settings | None = None
 
@@ -98,16 +99,27 @@ class JobTrigger(BaseTrigger):
         )
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
-        """Renders what the operator's template fields hold. What is wrong is told by `run`."""
+        """Keeps the context: templates may ask Airflow, for which its event loop must not wait."""
+        self.context = context
+        self.jinja_env = jinja_env
+
+    def _fill_templates(self) -> None:
+        """Renders what the operator's template fields hold. Raises SpecError."""
+        if self.context is None:
+            return  # a worker has done it
+        context, self.context = self.context, None
+        complete_context(context)
+        self.values = dict(context["params"])
+        if self.params_spec is not None:
+            conf = getattr(context.get("dag_run"), "conf", None) or {}
+            self.values = context["params"] = fill_params(self.params_spec, conf)
+        view = TaskView(self.task_instance, AirflowClient.from_settings(self._settings))
+        context["ti"] = context["task_instance"] = view
         try:
-            complete_context(context)
-            self.values = dict(context["params"])
-            if self.params_spec is not None:
-                conf = getattr(context.get("dag_run"), "conf", None) or {}
-                self.values = context["params"] = fill_params(self.params_spec, conf)
-            super().render_template_fields(context, jinja_env)
+            super().render_template_fields(context, self.jinja_env)
         except Exception as error:  # a template runs what its author wrote: anything may happen
-            self.wrong = f"{type(error).__name__}: {error}"
+            wrong = f"its templates cannot be rendered: {type(error).__name__}: {error}"
+            raise SpecError([Problem("(task)", 0, 0, "", wrong)]) from error
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follows the run; yields exactly one event, when it is over."""
@@ -115,6 +127,8 @@ class JobTrigger(BaseTrigger):
         _active += 1
         try:
             ending = await self._follow()
+            if ending.outcome is not Outcome.SUCCESS:
+                await asyncio.to_thread(write_failure, self.task_instance, self._settings, ending)
         finally:
             _active -= 1
         yield self._tell(ending)
@@ -125,14 +139,12 @@ class JobTrigger(BaseTrigger):
             await asyncio.to_thread(self._end_if_over)
 
     async def _follow(self) -> Ending:
-        if self.wrong is not None:
-            return Ending(Outcome.ERROR, f"its templates could not be rendered: {self.wrong}", True)
         told = ""
         log: TaskLog | None = None
         while True:
             try:
                 if self.assignment is None:
-                    self.assignment = await asyncio.to_thread(self._assign)
+                    self.assignment = await self._assign_in_time()
                     log = TaskLog(self.task_instance, self.assignment, self._settings)
                 progress = await asyncio.to_thread(self._look)
                 assert log is not None
@@ -148,7 +160,8 @@ class JobTrigger(BaseTrigger):
             except Exception as error:  # a full disk or a restart must not fail a healthy job
                 if str(error) != told:
                     told = str(error)
-                    _log.warning("cannot look at the run, trying on: %s", error, exc_info=not isinstance(error, PieceworkError))
+                    unknown = not isinstance(error, PieceworkError)
+                    _log.warning("cannot see the run, trying on: %s", error, exc_info=unknown)
                 await asyncio.sleep(_TROUBLE_SECONDS)
                 continue
             await asyncio.sleep(
@@ -161,8 +174,20 @@ class JobTrigger(BaseTrigger):
             self.settings = config.load()
         return self.settings
 
+    async def _assign_in_time(self) -> Assignment:
+        """Airflow 3.3's triggerer leaves a question that it doesn't know unanswered for ever."""
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(self._assign), _RENDER_SECONDS)
+        except TimeoutError:
+            wrong = (
+                f"its templates were not rendered within {_RENDER_SECONDS:.0f} s; they may ask "
+                "for something that only a worker can tell"
+            )
+            raise SpecError([Problem("(task)", 0, 0, "", wrong)]) from None
+
     def _assign(self) -> Assignment:
         """Who asks, and what for. Raises SpecError where the rendered job is wrong."""
+        self._fill_templates()
         ti: Any = self.task_instance
         settings = self._settings
         job = read_job(self.document, self.engine, self.program, self.args, self.env)
@@ -254,64 +279,7 @@ class _ReplacedError(Exception):
     """The task instance has another try than this trigger's: it was cleared, or is gone."""
 
 
-def read_job(
-    document: Mapping[str, Any], engine: str, program: Any, args: Any, env: Mapping[str, Any]
-) -> Job:
-    """The job from its parts, checked; rendered values become texts.
-
-    Raises SpecError where the rendered job is not a job.
-    """
-    from pydantic import ValidationError
-
-    from piecework.errors import Problem, SpecError
-    from piecework.spec.model import message_of
-    from piecework.spec.tree import field_path
-
-    written = dict(document) | {
-        engine: program,
-        "args": [_text(arg) for arg in args],
-        "env": {name: _text(value) for name, value in env.items()},
-    }
-    try:
-        return Job.model_validate(written)
-    except ValidationError as error:
-        raise SpecError(
-            [
-                Problem("(task)", 0, 0, field_path(found["loc"]), message_of(found))
-                for found in error.errors(include_url=False)
-            ]
-        ) from error
-
-
-def fill_params(spec: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a pipeline run: those given, checked, else the defaults.
-
-    Raises SpecError with everything that is wrong.
-    """
-    from piecework.spec.pipeline import Pipeline
-
-    params = {name: Param.model_validate(param) for name, param in spec.items()}
-    placeholder = {"job": Job.model_validate({"python": "job.py"})}
-    return Pipeline(pipeline="params", jobs=placeholder, params=params).fill_params(given)
-
-
-def data_of(settings: Settings, pipeline: str, pipeline_run: str) -> str:
-    """Where the jobs of one pipeline run exchange data."""
-    separator = "" if settings.data.endswith("/") else "/"
-    run = "".join(c if c.isalnum() or c in "_.-" else "-" for c in pipeline_run)
-    return f"{settings.data}{separator}{pipeline}/{run}"
-
-
-def _text(value: Any) -> str:
-    """A value from another task as an argument: texts as they are, the rest as JSON."""
-    import json
-
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _limit(result: Any) -> Any:
-    import json
-
     if len(json.dumps(result)) <= _LARGEST_RESULT_BYTES:
         return result
     _log.warning(
