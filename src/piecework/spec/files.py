@@ -52,7 +52,7 @@ def find_fault(path: str, folder: Path, *, hint: bool = True) -> str | None:
         neighbours = _neighbours(target.parent, folder) if hint else []
     except (OSError, RuntimeError, ValueError):  # RuntimeError: links in a circle
         return f"found {show(path)}, which cannot be opened"
-    meant = suggest(path, neighbours, "paths are relative to the pipeline's file")
+    meant = suggest(path, neighbours, "paths are relative to the pipeline's file", alike=0.75)
     return f"found {show(path)}, which does not exist in {show(str(folder))}; {meant}"
 
 

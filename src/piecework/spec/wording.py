@@ -40,13 +40,18 @@ def fault(
     return InitErrorDetails(type=error, loc=tuple(location), input=found)
 
 
-def suggest(word: object, known: Iterable[str], otherwise: str | None = None) -> str:
-    """Asks "did you mean X?"; or else says `otherwise`, or else lists what is known."""
+def suggest(
+    word: object, known: Iterable[str], otherwise: str | None = None, *, alike: float = 0.6
+) -> str:
+    """Asks "did you mean X?"; or else says `otherwise`, or else lists what is known.
+
+    `alike` is how similar the two must be, from 0 to 1.
+    """
     known = list(known)
     close: list[str] = []
     if isinstance(word, str) and len(word) <= 100 and len(known) <= 1000:
         by_lower = {name.lower(): name for name in known}
-        close = get_close_matches(word.lower(), by_lower, n=1)
+        close = get_close_matches(word.lower(), by_lower, n=1, cutoff=alike)
         close = [by_lower[name] for name in close]
     if close:
         return f"did you mean {close[0]}?"
