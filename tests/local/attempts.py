@@ -7,7 +7,7 @@ import signal
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -152,7 +152,8 @@ class Place:
         """What of the attempt still runs: by the variable, and by the cgroup."""
         found = {p.pid for p in tree.with_environment("PIECEWORK_ATTEMPT", attempt)}
         for group in Path("/sys/fs/cgroup").glob(f"*/**/piecework-{attempt}/cgroup.procs"):
-            found |= {int(pid) for pid in group.read_text().split()}
+            with suppress(OSError):  # the group may go while it is looked at
+                found |= {int(pid) for pid in group.read_text().split()}
         return sorted(found)
 
     def wait_for_reason(self, attempt: str, part: str) -> str:

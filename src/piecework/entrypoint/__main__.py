@@ -3,7 +3,8 @@
 CONTROL and REPORT are file descriptors. From CONTROL comes one line of JSON:
 
     {"launch": {...}, "environ": {"PIECEWORK_CPUS": "2", ...}, "work": "/.../work",
-     "cores": [0, 1], "cgroups": ["/sys/fs/cgroup/.../cgroup.procs"], "grace_seconds": 10}
+     "cores": [0, 1], "cgroups": ["/sys/fs/cgroup/.../cgroup.procs"], "forks": [".../pids.max"],
+     "grace_seconds": 10}
 
 and later a line `end`; its closing says that the supervisor is gone. Both, and SIGTERM, end the
 program: SIGTERM, after the grace SIGKILL, to everything. To REPORT go lines of JSON:
@@ -35,6 +36,9 @@ from piecework.entrypoint import tree, use
 from piecework.entrypoint.size import size_environment
 from piecework.entrypoint.start import CannotStart, Start
 
+#: By these the sweep finds what an attempt left running, so no job may change them.
+_IDENTITY = ("PIECEWORK_ATTEMPT", "PIECEWORK_FOLDER")
+
 
 class Entrypoint:
     """One program, from its launch to the end of its last process."""
@@ -47,6 +51,7 @@ class Entrypoint:
         self.status: int | None = None
         self.grace_seconds = 10.0
         self.kill_at: float | None = None
+        self.forks: list[str] = []
         self.leftover_seconds = 0.0
 
     def run(self) -> int:
@@ -60,6 +65,7 @@ class Entrypoint:
         if order is None:
             return 0  # the supervisor went away before it had said what to start
         _enter_machine(order)
+        self.forks = order.get("forks", [])
         self.grace_seconds = float(order.get("grace_seconds", 10.0))
         try:
             start = _prepare(order)
@@ -88,7 +94,16 @@ class Entrypoint:
     def _end_tree(self) -> None:
         """Ends what the program left behind; whoever was asked to end had its grace before."""
         grace = self.leftover_seconds if self.kill_at is None else 0.0
-        tree.end_all(lambda: tree.descendants(os.getpid()), grace)
+        tree.end_all(
+            lambda: tree.descendants(os.getpid()), grace, before_kill=lambda: self._allow_forks("0")
+        )
+        self._allow_forks("max")
+
+    def _allow_forks(self, number: str) -> None:
+        """Lets the tree have that many processes: with none to come, the last one can be found."""
+        for file in self.forks:
+            with contextlib.suppress(OSError), open(file, "w") as stream:  # noqa: PTH123 - no pathlib here
+                stream.write(number)
 
     def _watch(self, wakeup: int) -> None:
         """Returns when the program's main process has been collected."""
@@ -167,11 +182,11 @@ def _spawn(start: Start) -> int:
     program = shutil.which(start.argv[0], path=start.env.get("PATH"))
     if program is None:
         raise CannotStart(f"there is no command {start.argv[0]!r}; install it or correct PATH")
-    identity = {name: os.environ[name] for name in ("PIECEWORK_ATTEMPT",) if name in os.environ}
+    identity = {name: os.environ[name] for name in _IDENTITY if name in os.environ}
     return os.posix_spawn(
         program,
         start.argv,
-        {**start.env, **identity},  # the identity finds leftovers, so no job may change it
+        {**start.env, **identity},
         setsid=True,
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM],
     )

@@ -123,11 +123,13 @@ def end_all(
     find: Callable[[], Iterable[Process]],
     grace_seconds: float,
     on_tick: Callable[[], object] = reap,
+    before_kill: Callable[[], object] | None = None,
 ) -> int:
     """Ends every process that `find` returns, until it returns none.
 
     SIGTERM first where there is grace, then SIGKILL, again and again: a process may fork while it
-    is being ended. Returns how many were found at first. `on_tick` is called between looks.
+    is being ended. Returns how many were found at first. `on_tick` is called between looks,
+    `before_kill` once before SIGKILL is sent, if it comes to that.
     """
     on_tick()
     first = list(find())
@@ -142,6 +144,9 @@ def end_all(
         left = list(find())
         if not left:
             return len(first)
+        if before_kill is not None:
+            before_kill()
+            before_kill = None
         for process in left:
             send(process, signal.SIGKILL)
         on_tick()

@@ -150,7 +150,7 @@ def _free_machines(home: Path, now: Clock) -> None:
 
 def _members(folder: AttemptFolder) -> list[tree.Process]:
     """What of the attempt still runs: by its cgroup, and by the variable that all inherit."""
-    found = {p.pid: p for p in tree.with_environment("PIECEWORK_ATTEMPT", folder.attempt)}
+    found = {p.pid: p for p in tree.with_environment("PIECEWORK_FOLDER", str(folder.path))}
     group = _group(folder)
     for pid in group.members() if group is not None else ():
         process = tree.read_process(pid)

@@ -76,12 +76,17 @@ class Cgroup:
                 return int(text) / 1e9
         return None
 
+    @property
+    def fork_files(self) -> list[str]:
+        """Files that hold how many processes there may be inside."""
+        folders = (self.memory, *self.others)
+        return [str(f / "pids.max") for f in folders if (f / "pids.max").exists()]
+
     def stop_forks(self) -> None:
         """No process inside can start another any more: what forks without end can be ended."""
-        for folder in (self.memory, *self.others):
-            if (folder / "pids.max").exists():
-                with suppress(OSError):
-                    (folder / "pids.max").write_text("0")
+        for file in self.fork_files:
+            with suppress(OSError):
+                Path(file).write_text("0")
 
     def remove(self) -> None:
         """Removes the groups; their processes must be gone. Can be done twice."""
@@ -97,11 +102,10 @@ class Cgroup:
                     break
 
 
-def create(attempt: str, memory_bytes: int, cores: Sequence[int]) -> Cgroup | None:
-    """A group with that limit and those cores; None where this process may not make one."""
+def create(name: str, memory_bytes: int, cores: Sequence[int]) -> Cgroup | None:
+    """A new group with that limit and those cores; None where this process may not make one."""
     if os.environ.get(ENFORCEMENT_VARIABLE) == "watch":
         return None
-    name = f"piecework-{attempt}"
     paths = _own_paths()
     return _create_v1(name, memory_bytes, cores, paths) or _create_v2(
         name, memory_bytes, cores, paths
@@ -161,7 +165,7 @@ def _create_v2(
         if "memory" in delegated and os.access(folder / "cgroup.procs", os.W_OK):
             group = folder / name
             try:
-                group.mkdir(exist_ok=True)
+                group.mkdir()
                 (group / "memory.max").write_text(str(memory_bytes))
                 with suppress(OSError):  # where there is no swap
                     (group / "memory.swap.max").write_text("0")
@@ -182,7 +186,7 @@ def _make(root: Path, inside: str, name: str) -> Path | None:
     for parent in (root / inside.strip("/"), root):
         if parent.is_dir():
             try:
-                (parent / name).mkdir(exist_ok=True)
+                (parent / name).mkdir()
             except OSError:
                 return None
             return parent / name

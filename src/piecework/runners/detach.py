@@ -46,7 +46,7 @@ def boot(folder: str) -> tuple[int, int, int]:
     pid = os.posix_spawn(
         sys.executable,
         [sys.executable, "-I", "-S", entrypoint, str(control), str(report)],
-        {**os.environ, "PIECEWORK_ATTEMPT": f"{run}.{number}"},
+        {**os.environ, "PIECEWORK_ATTEMPT": f"{run}.{number}", "PIECEWORK_FOLDER": folder},
         file_actions=[(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)],
         setsid=True,
         setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP],

@@ -243,6 +243,7 @@ def _environ(request: AttemptRequest, folder: AttemptFolder) -> dict[str, str]:
     return {
         "PIECEWORK_RUN": request.run,
         "PIECEWORK_ATTEMPT": request.attempt,
+        "PIECEWORK_FOLDER": str(folder.path),
         "PIECEWORK_JOB": request.plan.job_name,
         "PIECEWORK_PIPELINE": request.pipeline or "",
         "PIECEWORK_PIPELINE_RUN": request.pipeline_run or "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -69,7 +70,7 @@ class Program:
             path.mkdir(exist_ok=True)
         pid, self.control, self.report = booted or boot(str(self.folder.path))
         self.entrypoint = tree.read_process(pid)
-        self.group = cgroup.create(self.order.attempt, self.grant.memory_bytes, self.grant.cores)
+        self.group = cgroup.create(self._group_name(), self.grant.memory_bytes, self.grant.cores)
         if self.group is not None:
             # Found by the sweep, should this supervisor not live to remove it.
             (self.folder.path / "cgroup.json").write_text(json.dumps(cgroup.folders_of(self.group)))
@@ -83,6 +84,7 @@ class Program:
             "work": str(self.folder.work),
             "cores": list(self.grant.cores),
             "cgroups": self.group.join_files if self.group else [],
+            "forks": self.group.fork_files if self.group else [],
             "grace_seconds": self.order.grace_seconds,
         }
         self._tell(json.dumps(launch))
@@ -152,6 +154,11 @@ class Program:
         """Gives the cgroup back."""
         if self.group is not None:
             self.group.remove()
+
+    def _group_name(self) -> str:
+        """Unique on this host, where other homes may have attempts of the same name."""
+        place = hashlib.blake2b(str(self.folder.path).encode(), digest_size=4).hexdigest()
+        return f"piecework-{self.order.attempt}-{place}"
 
     def _measure(self) -> None:
         limit = self.grant.memory_bytes
