@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -135,8 +136,6 @@ class Place:
         return self.runner.read_log(attempt, 0).decode(errors="replace")
 
     def supervisor_of(self, attempt: str) -> int:
-        import json
-
         file = self.folder(attempt).supervisor
         wait_for(lambda: file.exists() and file.read_text(), f"the supervisor of {attempt}")
         return int(json.loads(file.read_text())["pid"])
@@ -150,11 +149,18 @@ class Place:
 
     def processes(self, attempt: str) -> list[int]:
         """What of the attempt still runs: by the variable, and by the cgroup."""
-        found = {p.pid for p in tree.with_environment("PIECEWORK_ATTEMPT", attempt)}
-        for group in Path("/sys/fs/cgroup").glob(f"*/**/piecework-{attempt}/cgroup.procs"):
-            with suppress(OSError):  # the group may go while it is looked at
-                found |= {int(pid) for pid in group.read_text().split()}
-        return sorted(found)
+        folder = self.folder(attempt)
+        found = {p.pid for p in tree.with_environment("PIECEWORK_FOLDER", str(folder.path))}
+        group = self.group(attempt)
+        return sorted(found | set(group.members() if group is not None else ()))
+
+    def group(self, attempt: str) -> cgroup.Cgroup | None:
+        """The attempt's control group, while there is one."""
+        try:
+            folders = json.loads((self.folder(attempt).path / "cgroup.json").read_text())
+        except FileNotFoundError:
+            return None
+        return cgroup.find(folders)
 
     def wait_for_reason(self, attempt: str, part: str) -> str:
         """Waits until the attempt says why it waits, with `part` in it."""
@@ -183,7 +189,7 @@ class Place:
         """Nothing runs, every occupancy is closed, all is recorded, and the ledger adds up."""
         for attempt in attempts:
             self.wait_until_nothing_runs(attempt)
-            assert not list(Path("/sys/fs/cgroup").glob(f"*/**/piecework-{attempt}"))
+            assert self.group(attempt) is None
         tend(self.settings)
         with Machines(self.home, "test", lambda _: True) as machines:
             assert [m for m in machines.machines() if m.attempt is not None] == []
@@ -214,7 +220,8 @@ def place(home: Path, code: Path) -> Iterator[Place]:
         for mark in (home / "open").iterdir() if (home / "open").is_dir() else ():
             found.runner.cancel(mark.name, "the test is over")
         for mark in (home / "open").iterdir() if (home / "open").is_dir() else ():
-            for process in tree.with_environment("PIECEWORK_ATTEMPT", mark.name):
+            folder = found.folder(mark.name)
+            for process in tree.with_environment("PIECEWORK_FOLDER", str(folder.path)):
                 tree.send(process, signal.SIGKILL)
         tend(found.settings)
 
