@@ -36,36 +36,37 @@ def explain_rejections(
     dearer: list[InstanceType] = []
     unpriced: list[InstanceType] = []
     forbidden: dict[str, InstanceType] = {}
-    others = 0
+    others = -1  # the chosen one is not another
     for machine in cheapest_first:
-        if machine.name == chosen.name:
-            continue
         others += 1
+        priced = machine.usd_per_hour is not None
+        # The dearer ones are most of the list, and three of them tell enough.
+        if (priced and len(dearer) == _NEAREST) or (unpriced and not priced):
+            continue
+        cheaper = _is_cheaper(machine, chosen)
         large_enough = is_large_enough(request, machine)
+        if machine.name == chosen.name or not (cheaper or large_enough):
+            continue
         exclusions = find_exclusions(request, machine)
-        if pinned and not exclusions and _is_cheaper(machine, chosen):
+        if pinned and cheaper and not exclusions:
             exclusions = [f"the job pins {pinned}"]
         if exclusions:
             # With two reasons against it, changing one would not get the job this machine.
-            if large_enough and len(exclusions) == 1 and _is_cheaper(machine, chosen):
+            if cheaper and large_enough and len(exclusions) == 1:
                 forbidden.setdefault(exclusions[0], machine)
-        elif machine.usd_per_hour is None:
-            unpriced += [machine] if large_enough else []
-        elif large_enough:
-            dearer.append(machine)
-        elif _is_cheaper(machine, chosen):
+        elif not large_enough:
             too_small.append(machine)
+        else:
+            (dearer if priced else unpriced).append(machine)
     told = [
         *(_reject_small(request, machine) for machine in too_small[-_NEAREST:]),
         *(_reject(machine, reason) for reason, machine in forbidden.items()),
-        *(_reject_unpriced(machine, chosen) for machine in unpriced[:1]),
-        *(_reject_dearer(machine, chosen) for machine in dearer[:_NEAREST]),
+        *(_reject_unpriced(machine, chosen) for machine in unpriced),
+        *(_reject_dearer(machine, chosen) for machine in dearer),
     ]
     rest = others - len(told)
     if rest > 0:
-        small = len(too_small[:-_NEAREST])
-        dear = len(dearer[_NEAREST:])
-        told.append(Rejection(f"{rest} others", _count(small, dear, rest - small - dear)))
+        told.append(Rejection(f"{rest} others", _count(len(too_small[:-_NEAREST]), rest)))
     return tuple(told)
 
 
@@ -106,10 +107,6 @@ def _reject_dearer(machine: InstanceType, chosen: InstanceType) -> Rejection:
     return Rejection(machine.name, f"fits, but costs {format_hourly(more)} more")
 
 
-def _count(small: int, dear: int, rest: int) -> str:
-    parts = (
-        (small, "are cheaper and too small"),
-        (dear, "fit and cost more"),
-        (rest, "cost more or are of another kind"),
-    )
+def _count(small: int, rest: int) -> str:
+    parts = ((small, "cheaper and too small"), (rest - small, "dearer or of another kind"))
     return ", ".join(f"{amount} {what}" for amount, what in parts if amount)

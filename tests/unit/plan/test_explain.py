@@ -83,4 +83,4 @@ def test_an_unpriced_machine_is_called_so() -> None:
 def test_others_are_told_last_with_their_reasons() -> None:
     told = say({"cpu": 2, "memory": "4Gi"})
     assert "Not c5a.large: fits, but costs $0.0005/h more." in told
-    assert told[-1].startswith("Not 1092 others: 4 are cheaper and too small, ")
+    assert told[-1] == "Not 1092 others: 4 cheaper and too small, 1088 dearer or of another kind."
