@@ -39,6 +39,9 @@ class Settings:
     airflow_url: str | None = None
     #: Port on which the platform of this computer serves Airflow; 0 takes a free one.
     airflow_port: int = 0
+    #: Folders, with `:` between them, below which programs of jobs may lie that are requested over
+    #: Airflow's API with `piecework_submit`. Default: the user's home folder.
+    submit_roots: str = "~"
     #: Base folder or URL of the data that jobs exchange. Default: `home`/data.
     data: str = ""
     #: Tables of pools, by name, as written; `piecework.spec.pool` checks them.

@@ -37,6 +37,8 @@ class Assignment:
     pipeline: str | None
     pipeline_run: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    #: Whether failures of the program are repeated here instead of by Airflow's retries.
+    repeat_errors: bool = False
 
 
 def read_job(

@@ -111,6 +111,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+#: The DAG file that lets any job be requested over the REST API.
+_SUBMIT = '''\
+"""Any job, requested over the REST API alone (airflow DAG)."""
+from piecework.airflow.submission import submit_dag
+
+dag = submit_dag()
+'''
+
+
 def configure(settings: Settings) -> str:
     """Writes the configuration, with the port and the secrets of before; returns the API's URL."""
     folder = PlatformFolder(settings.home)
@@ -126,6 +135,7 @@ def configure(settings: Settings) -> str:
     write_private(folder.passwords, json.dumps({USER: state["password"]}) + "\n")
     access = {"url": url_of(state), "username": USER, "password": state["password"]}
     write_private(folder.access, json.dumps(access))
+    write_private(folder.root / "dags" / "piecework_submit.py", _SUBMIT)
     write_private(folder.config, _render(_sections(folder, state)))
     return url_of(state)
 

@@ -102,7 +102,7 @@ def advance(assignment: Assignment, runner: Runner, settings: Settings) -> Progr
         )
     memory, why = None, ""
     if current:
-        step = next_step(assignment.job, current)
+        step = next_step(assignment.job, current, repeat_errors=assignment.repeat_errors)
         if step.ending is not None:
             ending = _end(assignment, current)
             if ending is not None:

@@ -62,6 +62,7 @@ def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str
         "PIECEWORK_TIMEOUT": f"{settings.timeout.total_seconds():.0f}s",
         "PIECEWORK_DEADLINE": f"{settings.deadline.total_seconds():.0f}s",
         "PIECEWORK_DATA": settings.data,
+        "PIECEWORK_SUBMIT_ROOTS": settings.submit_roots,
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
         "PYTHONUNBUFFERED": "1",

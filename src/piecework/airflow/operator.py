@@ -9,7 +9,7 @@ is gone while the job waits and runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from piecework.spec.job import ENGINES, Job
 
 #: More tries than the user asked for, where a worker may get lost: losing one costs a try.
 LOST_WORKERS = 3
-_TRIGGER = f"{JobTrigger.__module__}.{JobTrigger.__qualname__}"
 #: Hooks that only a worker runs.
 _OF_WORKERS = ("on_execute_callback", "on_success_callback", "on_skipped_callback")
 
@@ -46,9 +45,11 @@ class JobOperator(BaseOperator):
     `$PIECEWORK_RESULT` is the task's XCom.
     """
 
-    template_fields = ("program", "args", "env")
+    template_fields: Sequence[str] = ("program", "args", "env")
     template_fields_renderers = {"program": "json", "env": "json"}  # noqa: RUF012 - as Airflow asks
     ui_color = "#e8f0e4"
+    #: For operators whose program only a worker knows.
+    needs_worker = False
 
     def __init__(
         self,
@@ -124,22 +125,19 @@ class JobOperator(BaseOperator):
         """Starts in the triggerer where it can; else a worker may be lost, which costs a try."""
         fields = (self.program, self.args, self.env)
         worker = (
-            any(_has_xcom(value) for value in fields)
+            self.needs_worker
+            or any(_has_xcom(value) for value in fields)
             or any(getattr(self, name, None) for name in _OF_WORKERS)
             or bool(self.outlets or self.inlets)
             or any(_ONLY_IN_WORKERS.search(text) for text in _texts(fields))
         )
-        self.start_from_trigger = not worker
         if worker:
             self.retries += LOST_WORKERS
-            return
-        self.start_trigger_args = StartTriggerArgs(
-            trigger_cls=_TRIGGER,
-            trigger_kwargs=self._order() | {"resume": False, "values": None, "max_tries": None},
-            next_method="execute_complete",
-        )
+        else:
+            start_in_triggerer(self, JobTrigger)
 
-    def _order(self) -> dict[str, Any]:
+    def order(self) -> dict[str, Any]:
+        """What the trigger is told of the job, as JSON."""
         return {
             "job_name": self.job_name,
             "document": self.document,
@@ -161,7 +159,7 @@ class JobOperator(BaseOperator):
         """In a worker: hands the rendered job over to the trigger, and is gone."""
         self.defer(
             trigger=JobTrigger(
-                **self._order(),
+                **self.order(),
                 resume=True,
                 values=dict(context["params"]),
                 max_tries=context["ti"].max_tries,
@@ -176,6 +174,16 @@ class JobOperator(BaseOperator):
         if event["final"]:
             raise AirflowFailException(event["cause"])
         raise AirflowException(event["cause"])
+
+
+def start_in_triggerer(task: JobOperator, trigger: type[JobTrigger]) -> None:
+    """Lets Airflow start the task as this trigger, without a worker."""
+    task.start_from_trigger = True
+    task.start_trigger_args = StartTriggerArgs(
+        trigger_cls=f"{trigger.__module__}.{trigger.__qualname__}",
+        trigger_kwargs=task.order() | {"resume": False, "values": None, "max_tries": None},
+        next_method="execute_complete",
+    )
 
 
 _FIELDS = (

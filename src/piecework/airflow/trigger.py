@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
 from piecework import config
@@ -43,6 +44,9 @@ _active = 0
 
 class JobTrigger(BaseTrigger):
     """Follows one task's run; see JobOperator, whose template fields have the same names here."""
+
+    #: Whether failures of the program are repeated here instead of by Airflow's retries.
+    repeat_errors = False
 
     def __init__(
         self,
@@ -109,17 +113,21 @@ class JobTrigger(BaseTrigger):
             return  # a worker has done it
         context, self.context = self.context, None
         complete_context(context)
-        self.values = dict(context["params"])
-        if self.params_spec is not None:
-            conf = getattr(context.get("dag_run"), "conf", None) or {}
-            self.values = context["params"] = fill_params(self.params_spec, conf)
-        view = TaskView(self.task_instance, AirflowClient.from_settings(self._settings))
+        self.values = context["params"] = self.read_params(context)
+        view = TaskView(self.task_instance, AirflowClient.from_settings(self.load_settings()))
         context["ti"] = context["task_instance"] = view
         try:
             super().render_template_fields(context, self.jinja_env)
         except Exception as error:  # a template runs what its author wrote: anything may happen
             wrong = f"its templates cannot be rendered: {type(error).__name__}: {error}"
             raise SpecError([Problem("(task)", 0, 0, "", wrong)]) from error
+
+    def read_params(self, context: Any) -> dict[str, Any]:
+        """The pipeline run's parameters, checked. Raises SpecError."""
+        if self.params_spec is None:
+            return dict(context["params"])
+        conf = getattr(context.get("dag_run"), "conf", None) or {}
+        return fill_params(self.params_spec, conf)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follows the run; yields exactly one event, when it is over."""
@@ -128,7 +136,9 @@ class JobTrigger(BaseTrigger):
         try:
             ending = await self._follow()
             if ending.outcome is not Outcome.SUCCESS:
-                await asyncio.to_thread(write_failure, self.task_instance, self._settings, ending)
+                await asyncio.to_thread(
+                    write_failure, self.task_instance, self.load_settings(), ending
+                )
         finally:
             _active -= 1
         yield self._tell(ending)
@@ -145,7 +155,7 @@ class JobTrigger(BaseTrigger):
             try:
                 if self.assignment is None:
                     self.assignment = await self._assign_in_time()
-                    log = TaskLog(self.task_instance, self.assignment, self._settings)
+                    log = TaskLog(self.task_instance, self.assignment, self.load_settings())
                 progress = await asyncio.to_thread(self._look)
                 assert log is not None
                 await asyncio.to_thread(log.tell, progress)
@@ -168,8 +178,8 @@ class JobTrigger(BaseTrigger):
                 min(max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * _active), _LONGEST_LOOK_SECONDS)
             )
 
-    @property
-    def _settings(self) -> Settings:
+    def load_settings(self) -> Settings:
+        """The settings, read once."""
         if self.settings is None:
             self.settings = config.load()
         return self.settings
@@ -189,7 +199,7 @@ class JobTrigger(BaseTrigger):
         """Who asks, and what for. Raises SpecError where the rendered job is wrong."""
         self._fill_templates()
         ti: Any = self.task_instance
-        settings = self._settings
+        settings = self.load_settings()
         job = read_job(self.document, self.engine, self.program, self.args, self.env)
         owner = Owner(
             kind="airflow",
@@ -211,6 +221,7 @@ class JobTrigger(BaseTrigger):
             pipeline=pipeline,
             pipeline_run=ti.run_id,
             params=dict(self.values or {}),
+            repeat_errors=self.repeat_errors,
         )
 
     def _ask_max_tries(self) -> int:
@@ -224,20 +235,20 @@ class JobTrigger(BaseTrigger):
     def _state(self) -> TaskState | None:
         ti: Any = self.task_instance
         map_index = ti.map_index if ti.map_index is not None else -1
-        client = AirflowClient.from_settings(self._settings)
+        client = AirflowClient.from_settings(self.load_settings())
         return client.task(ti.dag_id, ti.run_id, ti.task_id, map_index)
 
     def _look(self) -> Progress:
         assert self.assignment is not None
-        runner = runner_for(self._provider(), self._settings)
-        return advance(self.assignment, runner, self._settings)
+        runner = runner_for(self._provider(), self.load_settings())
+        return advance(self.assignment, runner, self.load_settings())
 
     def _provider(self) -> str:
         from piecework.spec.pool import load_pools
 
         assert self.assignment is not None
-        name = self.assignment.job.pool or self._settings.pool
-        pool = load_pools(self._settings).get(name)
+        name = self.assignment.job.pool or self.load_settings().pool
+        pool = load_pools(self.load_settings()).get(name)
         return "local" if pool is None else pool.provider
 
     def _end_if_over(self) -> None:
@@ -247,12 +258,37 @@ class JobTrigger(BaseTrigger):
         wanted = state is not None and not state.over
         if wanted and state is not None and state.max_tries <= self.assignment.owner.max_tries:
             return
-        runner = runner_for(self._provider(), self._settings)
+        runner = runner_for(self._provider(), self.load_settings())
         how = "removed" if state is None else state.state or "cleared"
         for attempt in runner.attempts(self.assignment.run):
             asked = attempt.owner
             if attempt.state != "ended" and (asked is None or asked.try_number <= ti.try_number):
                 runner.cancel(attempt.attempt, f"its task in Airflow is over: {how}")
+
+    async def _give_result(self, result: Any) -> None:
+        """Makes the result the task's XCom.
+
+        Not by TaskSuccessEvent(xcoms=...): Airflow 3.3 stores those as texts of JSON, which
+        workers then get instead of the value.
+        """
+        ti: Any = self.task_instance
+        if result is None and ti.try_number <= 1:
+            return  # there can be none of an earlier try, either
+        while True:
+            try:
+                await XCom.aset(
+                    "return_value",
+                    result,
+                    dag_id=ti.dag_id,
+                    task_id=ti.task_id,
+                    run_id=ti.run_id,
+                    map_index=ti.map_index if ti.map_index is not None else -1,
+                )
+            except Exception as error:  # Airflow is away for a while; the result is not lost
+                _log.warning("the result could not be given to Airflow, trying on: %s", error)
+                await asyncio.sleep(_TROUBLE_SECONDS)
+            else:
+                return
 
     def _tell(self, ending: Ending) -> TriggerEvent:
         success = ending.outcome is Outcome.SUCCESS
@@ -260,19 +296,16 @@ class JobTrigger(BaseTrigger):
             _log.info("the run succeeded")
         else:
             _log.error("the run failed: %s: %s", ending.outcome, ending.cause)
-        result = _limit(ending.result)
         if self.resume:
             return TriggerEvent(
                 {
                     "outcome": str(ending.outcome),
                     "cause": ending.cause,
                     "final": ending.final,
-                    "result": result,
+                    "result": _limit(ending.result),
                 }
             )
-        if not success:
-            return TaskFailedEvent()
-        return TaskSuccessEvent(xcoms=None if result is None else {"return_value": result})
+        return TaskSuccessEvent() if success else TaskFailedEvent()
 
 
 class _ReplacedError(Exception):
