@@ -18,8 +18,13 @@ def now() -> datetime:
 
 
 def to_text(at: datetime) -> str:
-    """ISO 8601 in UTC with microseconds and a `Z`: sorts as text in order of time."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """ISO 8601 in UTC with microseconds and a `Z`: sorts as text in order of time.
+
+    Raises ValueError where the zone is missing.
+    """
+    if at.tzinfo is None:
+        raise ValueError(f"the time {at.isoformat()} does not say its zone; use aware times")
+    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def from_text(text: str) -> datetime:
@@ -30,4 +35,7 @@ def from_text(text: str) -> datetime:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError(f"the time {text!r} does not say its zone; add Z for UTC")
-    return at.astimezone(UTC)
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"the time {text!r} is outside of what can be counted with") from None

@@ -18,6 +18,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+#: Longer values are cut in messages, so that a message stays a line that people read.
+_LONGEST_SHOWN = 60
+
+
+def show(value: object) -> str:
+    """A found value for a message: quoted, cut after 60 characters, on one line, printable."""
+    if isinstance(value, str | bytes) and len(value) > _LONGEST_SHOWN:
+        return f"{_printable(value[:_LONGEST_SHOWN])}... ({len(value):,} long)"
+    text = _printable(value)
+    return text if len(text) <= 2 * _LONGEST_SHOWN else text[: 2 * _LONGEST_SHOWN] + "..."
+
+
+def _printable(value: object) -> str:
+    """`repr` of the value, in ASCII where it holds what no terminal or file could take."""
+    try:
+        text = repr(value)
+        return text if text.isprintable() else ascii(value)
+    except ValueError:  # Python writes no numbers of thousands of digits
+        return "a number of thousands of digits"
+    except RecursionError:
+        return "a value that nests too deeply"
+
 
 class PieceworkError(Exception):
     """The root of the tree; catch it to catch everything that piecework raises on purpose."""
@@ -62,6 +84,10 @@ class SpecError(InputError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(sorted(problems, key=lambda p: (p.file, p.line, p.column, p.field)))
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[type[SpecError], tuple[tuple[Problem, ...]]]:
+        """Makes it pass between processes with its problems."""
+        return type(self), (self.problems,)
 
 
 class NoMachineError(PieceworkError):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import timedelta
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from functools import total_ordering
+
+from piecework.errors import show
 
 KIBI, MEBI, GIBI, TEBI = 2**10, 2**20, 2**30, 2**40
 
@@ -26,9 +28,9 @@ _MEMORY_UNITS = {
     "Gi": GIBI,
     "Ti": TEBI,
 }
-_MEMORY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", re.ASCII)
-_CPU = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)(m?)\s*", re.ASCII)
-_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|[smhdw])", re.ASCII)
+_MEMORY = re.compile(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)\s*", re.ASCII)
+_CPU = re.compile(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)(m?)\s*", re.ASCII)
+_DURATION_PART = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)(ms|[smhdw])", re.ASCII)
 _SECONDS = {
     "ms": Decimal("0.001"),
     "s": Decimal(1),
@@ -52,7 +54,8 @@ class Memory:
 
     def __post_init__(self) -> None:
         if not 0 <= self.bytes <= MOST_MEMORY:
-            raise ValueError(f"{self.bytes} bytes is not an amount of memory that a machine has")
+            found = f"{show(self.bytes)} bytes"
+            raise ValueError(f"found {found}, which is not an amount of memory that a machine has")
 
     @classmethod
     def parse(cls, text: str | int | Memory) -> Memory:
@@ -63,19 +66,20 @@ class Memory:
         if isinstance(text, Memory):
             return text
         if isinstance(text, bool) or not isinstance(text, str | int):
-            raise ValueError(f"found {text!r}; memory is written like 4Gi or 512Mi")
+            raise ValueError(f"found {show(text)}; memory is written like 4Gi or 512Mi")
         if isinstance(text, int):
             return cls(text)
         match = _MEMORY.fullmatch(text)
         if not match:
-            raise ValueError(f"found {text!r}; memory is written like 4Gi or 512Mi")
+            raise ValueError(f"found {show(text)}; memory is written like 4Gi or 512Mi")
         number, unit = match.groups()
         if unit not in _MEMORY_UNITS:
             likely = {"b": "", "kb": "K", "mb": "M", "gb": "G", "tb": "T", "g": "Gi", "m": "Mi"}
             guess = likely.get(unit.lower())
             hint = f"did you mean {number}{guess}?" if guess is not None else "use Ki, Mi, Gi or Ti"
-            raise ValueError(f"found {text!r}, whose unit {unit!r} is unknown; {hint}")
-        return cls(int(Decimal(number) * _MEMORY_UNITS[unit]))
+            raise ValueError(f"found {show(text)}, whose unit {show(unit)} is unknown; {hint}")
+        amount = Decimal(number) * _MEMORY_UNITS[unit]
+        return cls(int(amount.to_integral_value(ROUND_CEILING)))  # a part of a byte needs all of it
 
     def __lt__(self, other: Memory) -> bool:
         return self.bytes < other.bytes
@@ -103,18 +107,31 @@ def parse_cpu(value: str | int | float | Decimal) -> Decimal:
 
     Raises ValueError with what would be right.
     """
-    wrong = f"found {value!r}; CPUs are written like 2, 0.5 or 500m"
+    wrong = f"found {show(value)}; CPUs are written like 2, 0.5 or 500m"
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise ValueError(wrong)
-    match = _CPU.fullmatch(str(value))
+    # Decimal and float print with an exponent at times, which people don't write.
+    text = value if isinstance(value, str) else _plain_number(value)
+    match = _CPU.fullmatch(text)
     if not match:
         raise ValueError(wrong)
     cpus = Decimal(match[1]) / (1000 if match[2] else 1)
     if not 0 < cpus <= MOST_CPUS:
-        raise ValueError(f"found {value!r}; a machine has more than 0 and at most {MOST_CPUS} CPUs")
+        raise ValueError(
+            f"found {show(value)}; a machine has more than 0 and at most {MOST_CPUS} CPUs"
+        )
     if cpus * 1000 % 1:
-        raise ValueError(f"found {value!r}, which is finer than a thousandth of a CPU (1m)")
-    return cpus.normalize()
+        raise ValueError(f"found {show(value)}, which is finer than a thousandth of a CPU (1m)")
+    return cpus.quantize(Decimal(1)) if cpus == cpus.to_integral_value() else cpus.normalize()
+
+
+def _plain_number(value: int | float | Decimal) -> str:
+    """The shortest decimal text that stands for the number; empty where there is none."""
+    try:
+        number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+        return f"{number:f}" if abs(number.adjusted()) < 30 else ""
+    except ValueError:  # infinite, or not a number
+        return ""
 
 
 def format_cpu(cpus: Decimal) -> str:
@@ -127,14 +144,14 @@ def parse_duration(value: str | int | float | timedelta) -> timedelta:
 
     Raises ValueError with what would be right.
     """
-    wrong = f"found {value!r}; a duration is written like 45m, 2h or 1h30m"
+    wrong = f"found {show(value)}; a duration is written like 45m, 2h or 1h30m"
     if isinstance(value, timedelta):
         duration = value
     elif isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(wrong)
     elif isinstance(value, int | float):
         if not 0 <= value <= LONGEST.total_seconds():
-            raise ValueError(f"found {value!r}; a duration is more than 0 and at most 366 days")
+            raise ValueError(f"found {show(value)}; a duration is more than 0 and at most 366 days")
         duration = timedelta(seconds=value)
     else:
         text = value.strip().replace(" ", "")
@@ -143,10 +160,10 @@ def parse_duration(value: str | int | float | timedelta) -> timedelta:
             raise ValueError(wrong)
         seconds = sum((Decimal(number) * _SECONDS[unit] for number, unit in parts), Decimal(0))
         if seconds > int(LONGEST.total_seconds()):
-            raise ValueError(f"found {value!r}; a duration is at most 366 days")
+            raise ValueError(f"found {show(value)}; a duration is at most 366 days")
         duration = timedelta(microseconds=int(seconds * 1_000_000))
     if not timedelta(0) < duration <= LONGEST:
-        raise ValueError(f"found {value!r}; a duration is more than 0 and at most 366 days")
+        raise ValueError(f"found {show(value)}; a duration is more than 0 and at most 366 days")
     return duration
 
 
@@ -227,9 +244,6 @@ class Money:
         sign = "-" if self.amount < 0 else ""
         size = abs(self.amount)
         symbol = "$" if self.currency == "USD" else f"{self.currency} "
-        if size == 0 or size >= 1:
-            places = 2
-        else:
-            places = max(2, 1 - size.adjusted())
-        places = min(places, 9)
+        is_small = 0 < size < 1
+        places = min(max(2, 1 - size.adjusted()), 9) if is_small else 2
         return f"{sign}{symbol}{size.quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN):,f}"

@@ -21,9 +21,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from piecework.errors import ConfigError
+from piecework.errors import ConfigError, InputError
 from piecework.plan.plan import Plan
 from piecework.spec.job import ENGINES
 
@@ -148,5 +148,10 @@ def launch(plan: Plan, code: Path) -> Launch:
 
     Raises InputError where the program cannot be started as written.
     """
-    engine = find_engine(plan.job.engine)
-    return engine.launch(plan, getattr(plan.job, plan.job.engine), str(code))
+    engine, program = find_engine(plan.job.engine), plan.job.program
+    if engine.program is not None and not isinstance(program, engine.program):
+        try:
+            program = engine.program.model_validate(program)
+        except ValidationError as error:
+            raise InputError(f"job {plan.job_name}: {engine.name}: {error}") from error
+    return engine.launch(plan, program, str(code))

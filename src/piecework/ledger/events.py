@@ -16,7 +16,8 @@ Kinds and what their `data` holds (every value is JSON; money and CPU are decima
     machine.occupied    attempt: from now on it belongs to this attempt alone
     machine.vacated     attempt: the attempt's last process is gone from it
     machine.released    reason: it was given back
-    machine.gone        the provider's meter stops; cause (returned, interrupted, lost, never-joined)
+    machine.gone        the provider's meter stops; cause (returned, interrupted, lost,
+                        never-joined)
 
     subject: an attempt
     attempt.queued      run, attempt (its number, from 1), job, pipeline, pipeline_run, team,

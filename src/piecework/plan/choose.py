@@ -20,8 +20,14 @@ from piecework.errors import NoMachineError
 from piecework.plan.estimate import MINIMUM, estimate_cost
 from piecework.plan.plan import History, Host, InstanceType, Plan
 from piecework.plan.price import PriceBook
-from piecework.plan.rejection import explain_rejections, sort_key
-from piecework.plan.request import Request, find_exclusion, find_shortfall, read_request
+from piecework.plan.rejection import explain_rejections
+from piecework.plan.request import (
+    Request,
+    describe_shortfall,
+    find_exclusions,
+    is_large_enough,
+    read_request,
+)
 from piecework.spec.job import Job
 from piecework.spec.pool import Pool
 from piecework.units import Memory, Money, format_cpu
@@ -46,8 +52,7 @@ def plan_job(
     """
     prices = prices.for_pool(pool)
     request = read_request(job.machine, pool, memory_at_least)
-    machines = list(prices.types.values())
-    chosen = _choose(job_name, request, pool, prices, machines)
+    chosen = _choose(job_name, request, pool, prices)
     usable, warnings = _fit_to_host(chosen, job.machine.count, pool, host)
     warnings += _warn_of_prices(chosen, request, job, pool)
     hourly = None if chosen.usd_per_hour is None else Money(chosen.usd_per_hour)
@@ -66,32 +71,38 @@ def plan_job(
         timeout=job.timeout or settings.timeout,
         deadline=job.deadline or settings.deadline,
         estimate=estimate_cost(hourly, usable.count, job.timeout, history),
-        rejected=explain_rejections(request, chosen, machines),
+        rejected=explain_rejections(request, chosen, prices.cheapest_first),
         warnings=tuple(warnings),
         as_if=pool.provider == "local",
+        reason=_say_reason(chosen, request, job, memory_at_least),
     )
 
 
-def _choose(
-    job_name: str,
-    request: Request,
-    pool: Pool,
-    prices: PriceBook,
-    machines: Sequence[InstanceType],
-) -> InstanceType:
+def _choose(job_name: str, request: Request, pool: Pool, prices: PriceBook) -> InstanceType:
     if request.type is not None:
         return _find_pinned(job_name, request, request.type, pool, prices)
-    allowed = [machine for machine in machines if find_exclusion(request, machine) is None]
-    fitting = [machine for machine in allowed if find_shortfall(request, machine) is None]
-    if fitting:
-        return min(fitting, key=sort_key)
+    for machine in prices.cheapest_first:
+        if is_large_enough(request, machine) and not find_exclusions(request, machine):
+            return machine
+    allowed = [m for m in prices.cheapest_first if not find_exclusions(request, m)]
     where = f"no {request.architecture} machine of pool {pool.name!r} has that"
     asked = f"job {job_name!r} asks for {request}"
-    # Where none has that many GPUs, the largest without any would be no answer.
-    with_gpus = [machine for machine in allowed if machine.gpus >= min(request.gpus, 1)]
     raise NoMachineError(
-        f"{asked}; {where}{_name_largest(with_gpus)}; ask for less, or for more machines (count)"
+        f"{asked}; {where}{_name_largest(allowed)}; ask for less, or for more machines (count)"
     )
+
+
+def _say_reason(
+    chosen: InstanceType, request: Request, job: Job, memory_at_least: Memory | None
+) -> str:
+    if request.type is not None:
+        return "which the job pins"
+    rank = "smallest" if chosen.usd_per_hour is None else "cheapest"
+    asked = job.machine.memory
+    if memory_at_least is not None and (asked is None or asked < memory_at_least):
+        return f"the {rank} with {request}, after more memory was needed"
+    default = asked is None and job.machine.cpu is None and not request.gpus
+    return f"the {rank} with {request}{', the default' if default else ''}"
 
 
 def _find_pinned(
@@ -101,12 +112,13 @@ def _find_pinned(
     pins = f"job {job_name!r} pins machine type {name!r}"
     if machine is None:
         raise NoMachineError(f"{pins}, which is not in the price list; {prices.suggest(name)}")
-    exclusion = find_exclusion(request, machine)
-    if exclusion is not None:
-        hint = f"; set arch: {machine.architecture}" if "job is for" in exclusion else ""
-        raise NoMachineError(f"{pins}, which {exclusion} (pool {pool.name!r}){hint}")
-    shortfall = find_shortfall(request, machine)
-    if shortfall is not None:
+    exclusions = find_exclusions(request, machine)
+    if exclusions:
+        other = machine.architecture != request.architecture
+        hint = f"; set arch: {machine.architecture}" if other else "; pin one of them, or none"
+        raise NoMachineError(f"{pins}, which {' and '.join(exclusions)} (pool {pool.name!r}){hint}")
+    if not is_large_enough(request, machine):
+        shortfall = describe_shortfall(request, machine)
         raise NoMachineError(
             f"{pins}, which has {shortfall}, and needs {request}; pin a larger type, or none"
         )
@@ -167,7 +179,7 @@ def _warn_of_caps(machine: InstanceType, count: int, usable: _Usable) -> list[st
     if usable.memory < machine.memory:
         caps.append(f"{usable.memory.rounded()} of {machine.memory.rounded()}")
     if usable.gpus < machine.gpus:
-        caps.append(f"{usable.gpus or 'no'} of {machine.gpus} GPUs")
+        caps.append(f"{usable.gpus} of {machine.gpus} GPUs")
     warnings = []
     if usable.count < count:
         warnings.append(

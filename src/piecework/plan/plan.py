@@ -129,6 +129,8 @@ class Plan:
     warnings: tuple[str, ...] = ()
     #: True where the bill is as if a cloud machine had been bought (pool `local`).
     as_if: bool = False
+    #: Why this machine, in words: "the cheapest with 2 vCPUs and 4 GiB".
+    reason: str = ""
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -166,6 +168,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "rejected": [asdict(rejection) for rejection in plan.rejected],
         "warnings": list(plan.warnings),
         "as_if": plan.as_if,
+        "reason": plan.reason,
     }
 
 
@@ -207,6 +210,7 @@ def plan_from_json(raw: dict[str, Any]) -> Plan:
         rejected=tuple(Rejection(**rejection) for rejection in raw["rejected"]),
         warnings=tuple(raw["warnings"]),
         as_if=raw["as_if"],
+        reason=raw["reason"],
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from piecework.errors import ConfigError
@@ -26,11 +26,16 @@ from piecework.units import MEBI, Memory
 _SNAPSHOT = Path(__file__).parent / "prices" / "aws_us_east_1_on_demand.csv"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PriceBook:
     """Instance types by name, each with its size, and its price where one is known."""
 
     types: Mapping[str, InstanceType]
+
+    @cached_property
+    def cheapest_first(self) -> tuple[InstanceType, ...]:
+        """Priced before unpriced, then by price, then by name; unpriced ones by size, then name."""
+        return tuple(sorted(self.types.values(), key=_rank))
 
     def find(self, name: str) -> InstanceType | None:
         """The type of this name; None where the book has none."""
@@ -64,6 +69,12 @@ class PriceBook:
                 for name, machine in self.types.items()
             }
         )
+
+
+def _rank(machine: InstanceType) -> tuple[bool, Decimal, str]:
+    if machine.usd_per_hour is None:
+        return True, Decimal(machine.memory.bytes) * machine.vcpus, machine.name
+    return False, machine.usd_per_hour, machine.name
 
 
 def _checked(pool: Pool, name: str, price: Decimal) -> Decimal:

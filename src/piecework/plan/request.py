@@ -51,8 +51,17 @@ def read_request(machine: Machine, pool: Pool, memory_at_least: Memory | None = 
     )
 
 
-def find_shortfall(request: Request, machine: InstanceType) -> str | None:
-    """What the machine lacks in size, in words; None where it is large enough."""
+def is_large_enough(request: Request, machine: InstanceType) -> bool:
+    """Whether the machine has the size; a plan asks this of a thousand machines."""
+    return (
+        machine.vcpus >= request.cpus
+        and machine.memory.bytes >= request.memory.bytes
+        and machine.gpus >= request.gpus
+    )
+
+
+def describe_shortfall(request: Request, machine: InstanceType) -> str:
+    """What the machine lacks in size, in words; empty where it is large enough."""
     lacks = []
     if machine.gpus < request.gpus:
         lacks.append(f"{machine.gpus or 'no'} GPU{'' if machine.gpus == 1 else 's'}")
@@ -60,22 +69,27 @@ def find_shortfall(request: Request, machine: InstanceType) -> str | None:
         lacks.append(f"only {machine.vcpus} vCPU{'' if machine.vcpus == 1 else 's'}")
     if machine.memory < request.memory:
         lacks.append(f"only {machine.memory.rounded()}")
-    return " and ".join(lacks) or None
+    return " and ".join(lacks)
 
 
-def find_exclusion(request: Request, machine: InstanceType) -> str | None:
-    """Why a machine may not be taken whatever its size, in words; None where it may.
+def find_exclusions(request: Request, machine: InstanceType) -> list[str]:
+    """Why a machine may not be taken whatever its size, in words; empty where it may.
 
     A pinned type may be of any kind, but must be of the job's architecture and of the pool.
     """
+    why = []
     if machine.architecture != request.architecture:
-        return f"is {machine.architecture}, the job is for {request.architecture}"
+        why.append(f"is {machine.architecture}, and the job is for {request.architecture}")
     if request.types is not None and machine.name not in request.types:
-        return "is not among the pool's types"
+        why.append("is not among the pool's types")
     if request.type is not None:
-        return None if machine.name == request.type else f"the job pins {request.type}"
+        if machine.name != request.type:
+            why.append(f"the job pins {request.type}")
+        return why
     if machine.burstable and not request.burstable:
-        return "is burstable, which the job does not allow (burstable: true)"
+        why.append("is burstable, which the job does not allow")
     if machine.gpus and not request.gpus:
-        return "has a GPU, which the job does not ask for"
-    return None
+        why.append("has a GPU, which the job does not ask for")
+    if request.gpus and not machine.gpus:
+        why.append("has no GPU")
+    return why

@@ -6,12 +6,16 @@ Everything here can be done twice: starting an attempt that exists finds it.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from piecework.config import Settings
+from piecework.errors import RunnerError
 from piecework.ledger.events import Outcome
 from piecework.plan.plan import Plan
 
@@ -21,6 +25,9 @@ class Owner:
     """Who asked for a run, and whose end ends it.
 
     kind "airflow": a task instance, by `dag_id`, `dag_run_id`, `task_id`, `map_index`.
+    `max_tries` is the task instance's when it asked: Airflow raises it when somebody clears the
+    task, and only then, so a higher one means that this run is asked for anew.
+    `try_number` is the try that started the attempt.
     kind "cli": nobody but the user's `cancel` ends it before its time limit.
     """
 
@@ -29,6 +36,8 @@ class Owner:
     dag_run_id: str | None = None
     task_id: str | None = None
     map_index: int = -1
+    max_tries: int = 0
+    try_number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,7 @@ class AttemptStatus:
 
     `reason` says why it waits; `outcome`, `cause` and the times are set as they become known.
     `result` is what the job wrote as its result (JSON), once it succeeded.
+    `owner` is who asked for the attempt.
     """
 
     attempt: str
@@ -77,6 +87,7 @@ class AttemptStatus:
     cause: str | None = None
     exit_code: int | None = None
     result: Any = None
+    owner: Owner | None = None
 
 
 class Runner(Protocol):
@@ -96,3 +107,24 @@ class Runner(Protocol):
 
     def read_log(self, attempt: str, offset: int, limit: int = 1 << 20) -> bytes:
         """Bytes of the attempt's log from `offset`; empty at its present end."""
+
+
+def run_id(pipeline: str | None, job: str, pipeline_run: str | None, map_index: int = -1) -> str:
+    """The name of a run: `flights.delays.7f3a9c1b`. Equal for equal arguments, else different.
+
+    Names a folder and is read by people, so it has only letters, digits, `_`, `-` and `.`. A job
+    without a pipeline run is asked for once: give it a `pipeline_run` of its own.
+    """
+    identity = "\0".join([pipeline or "", job, pipeline_run or "", str(map_index)])
+    digest = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
+    names = [re.sub(r"[^A-Za-z0-9_-]", "-", name)[:64] for name in (pipeline, job) if name]
+    return ".".join([*names, digest])
+
+
+def runner_for(provider: str, settings: Settings) -> Runner:
+    """The runner of the plan's provider; raises RunnerError where there is none."""
+    if provider == "local":
+        from piecework.runners.local import LocalRunner
+
+        return LocalRunner(settings)
+    raise RunnerError(f"there is no runner for machines of provider {provider!r}; there is: local")

@@ -1,0 +1,470 @@
+"""A client of Airflow's REST API (version 2): requests, states and cancellations.
+
+In: a base URL and who asks. Out: plain values. Standard library only, so that the command line and
+the supervisors of attempts can use it at no cost. Raises PlatformError in plain words: `retryable`
+where Airflow did not answer, not where it refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from piecework import clock
+from piecework.airflow.configuration import (
+    CONTENT_TAG,
+    USER,
+    PlatformFolder,
+    read_json,
+    url_of,
+)
+from piecework.config import Settings
+from piecework.errors import PlatformError
+
+_TIMEOUT_SECONDS = 30.0
+#: Pauses before a request that got no answer is sent again.
+_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
+_PAGE = 100
+
+
+class RefusedError(PlatformError):
+    """Airflow answered, and refused: `status` is HTTP's, `detail` what it said."""
+
+    retryable = False
+
+    def __init__(self, message: str, status: int, detail: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRunState:
+    """A pipeline run. `state` is Airflow's: queued, running, success or failed."""
+
+    pipeline: str
+    pipeline_run: str
+    state: str
+    queued_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("success", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """A task instance. `state` is Airflow's; None means that it is not scheduled yet.
+
+    `instance` changes with each try; `max_tries` grows with each clear, and only then.
+    """
+
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int
+    max_tries: int
+    instance: str
+    note: str | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("success", "failed", "skipped", "upstream_failed", "removed")
+
+
+@dataclass(slots=True)
+class AirflowClient:
+    """Talks to one Airflow, as one user."""
+
+    url: str
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+    timeout_seconds: float = _TIMEOUT_SECONDS
+    #: How often a request without an answer is repeated: a restart takes a few seconds.
+    pauses: tuple[float, ...] = _PAUSES
+    #: Where pipelines are published for this Airflow, if it is the platform of this computer.
+    settings: Settings | None = field(default=None, repr=False)
+    _opener: urllib.request.OpenerDirector = field(
+        default_factory=urllib.request.build_opener, repr=False
+    )
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> AirflowClient:
+        """The Airflow that the settings name (`airflow_url`), else the platform of this computer.
+
+        A named Airflow takes its token from PIECEWORK_AIRFLOW_TOKEN, or user and password from
+        PIECEWORK_AIRFLOW_USER and PIECEWORK_AIRFLOW_PASSWORD.
+        """
+        if settings.airflow_url:
+            return cls(
+                settings.airflow_url.rstrip("/"),
+                user=os.environ.get("PIECEWORK_AIRFLOW_USER"),
+                password=os.environ.get("PIECEWORK_AIRFLOW_PASSWORD"),
+                token=os.environ.get("PIECEWORK_AIRFLOW_TOKEN"),
+            )
+        state = read_json(PlatformFolder(settings.home).state)
+        if "port" not in state:
+            raise PlatformError(
+                f"there is no platform in {settings.home}; bring it up with `piecework up`"
+            )
+        client = cls(url_of(state), user=USER, password=state.get("password"), settings=settings)
+        client._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        return client
+
+    def health(self) -> dict[str, str]:
+        """The state of each of Airflow's components; asks once, needs no user."""
+        found = self._send("GET", "/api/v2/monitor/health", None, authorized=False, pauses=())
+        return {name: str(part.get("status")) for name, part in found.items() if part}
+
+    # Pipelines
+
+    def dag(self, dag_id: str) -> dict[str, Any] | None:
+        """What Airflow knows of a DAG; None where it knows none."""
+        return self._find(f"/api/v2/dags/{_quote(dag_id)}")
+
+    def dag_versions(self, dag_id: str) -> list[int]:
+        """The version numbers of a DAG, ascending."""
+        found = self._list(f"/api/v2/dags/{_quote(dag_id)}/dagVersions", "dag_versions")
+        return sorted(int(version["version_number"]) for version in found)
+
+    def import_errors(self) -> dict[str, str]:
+        """Files that are not DAGs though they should be, by name, with what is wrong."""
+        found = self._list("/api/v2/importErrors", "import_errors")
+        return {str(error["filename"]): str(error["stack_trace"]) for error in found}
+
+    def source(self, dag_id: str) -> str | None:
+        """The source text of the newest version of a DAG."""
+        found = self._find(f"/api/v2/dagSources/{_quote(dag_id)}")
+        return None if found is None else str(found.get("content", ""))
+
+    def wait_for_dag(self, dag_id: str, *, timeout_seconds: float = 120.0) -> None:
+        """Returns when Airflow has read the DAG: as it was published last, where it was.
+
+        Raises PlatformError with the import error, where Airflow could not read the file.
+        """
+        content = self._published_content(dag_id)
+
+        def ready() -> bool:
+            dag = self.dag(dag_id)
+            if dag is not None and not dag.get("is_stale") and not dag.get("has_import_errors"):
+                tags = {str(found.get("name")) for found in dag.get("tags", ())}
+                if content is None or f"{CONTENT_TAG}{content}" in tags:
+                    return True
+            if content is not None and (error := self.import_errors().get(f"{dag_id}.yaml")):
+                raise RefusedError(f"Airflow could not read {dag_id}:\n{error}", 422, error)
+            return False
+
+        if not _wait(ready, timeout_seconds):
+            raise PlatformError(
+                f"Airflow did not read the pipeline {dag_id} within {timeout_seconds:.0f} s; "
+                "see dag-processor.log in the platform's logs"
+            )
+
+    def _published_content(self, dag_id: str) -> str | None:
+        if self.settings is None:
+            return None
+        from piecework.airflow.publication import published_content
+
+        return published_content(dag_id, self.settings)
+
+    def unpause(self, dag_id: str) -> None:
+        """Lets the DAG's runs start."""
+        self._send("PATCH", f"/api/v2/dags/{_quote(dag_id)}", {"is_paused": False})
+
+    # Pipeline runs
+
+    def trigger(
+        self, dag_id: str, params: Mapping[str, Any], pipeline_run: str | None = None
+    ) -> str:
+        """Queues a pipeline run with these parameters; returns its id.
+
+        With `pipeline_run` the same request may be sent twice: the second finds the first.
+        """
+        body: dict[str, Any] = {"logical_date": None, "conf": dict(params)}
+        if pipeline_run is not None:
+            body["dag_run_id"] = pipeline_run
+        try:
+            found = self._send(
+                "POST",
+                f"/api/v2/dags/{_quote(dag_id)}/dagRuns",
+                body,
+                pauses=self.pauses if pipeline_run is not None else (),
+            )
+        except RefusedError as refused:
+            if refused.status == http.client.CONFLICT and pipeline_run is not None:
+                return pipeline_run
+            raise
+        return str(found["dag_run_id"])
+
+    def pipeline_run(self, dag_id: str, pipeline_run: str) -> PipelineRunState | None:
+        """How a pipeline run is; None where there is none."""
+        found = self._find(_run_path(dag_id, pipeline_run))
+        if found is None:
+            return None
+        return PipelineRunState(
+            pipeline=dag_id,
+            pipeline_run=str(found["dag_run_id"]),
+            state=str(found["state"]),
+            queued_at=_time(found.get("queued_at")),
+            started_at=_time(found.get("start_date")),
+            ended_at=_time(found.get("end_date")),
+        )
+
+    def wait_for_run(
+        self, dag_id: str, pipeline_run: str, timeout_seconds: float | None = None
+    ) -> PipelineRunState:
+        """Returns when a pipeline run is over."""
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while True:
+            state = self.pipeline_run(dag_id, pipeline_run)
+            if state is None:
+                raise PlatformError(f"the pipeline run {pipeline_run} of {dag_id} is gone")
+            if state.over:
+                return state
+            if end is not None and time.monotonic() >= end:
+                raise PlatformError(
+                    f"the pipeline run {pipeline_run} of {dag_id} is still {state.state} "
+                    f"after {timeout_seconds:.0f} s"
+                )
+            time.sleep(0.5)
+
+    def tasks(self, dag_id: str, pipeline_run: str) -> list[TaskState]:
+        """The tasks of a pipeline run, by name."""
+        path = f"{_run_path(dag_id, pipeline_run)}/taskInstances"
+        found = [_task(raw) for raw in self._list(path, "task_instances")]
+        return sorted(found, key=lambda task: (task.task_id, task.map_index))
+
+    def task(
+        self, dag_id: str, pipeline_run: str, task_id: str, map_index: int = -1
+    ) -> TaskState | None:
+        """How one task is; None where there is none."""
+        found = self._find(_task_path(dag_id, pipeline_run, task_id, map_index))
+        return None if found is None else _task(found)
+
+    def result(
+        self,
+        dag_id: str,
+        pipeline_run: str,
+        task_id: str,
+        key: str = "return_value",
+        map_index: int = -1,
+    ) -> Any:
+        """The XCom of a task; None where there is none."""
+        path = f"{_run_path(dag_id, pipeline_run)}/taskInstances/{_quote(task_id)}/xcomEntries"
+        found = self._find(f"{path}/{_quote(key)}?stringify=false&map_index={map_index}")
+        return None if found is None else found.get("value")
+
+    def task_log(self, dag_id: str, pipeline_run: str, task_id: str, try_number: int = 1) -> str:
+        """The log of one try of a task, a line an event."""
+        path = f"{_run_path(dag_id, pipeline_run)}/taskInstances/{_quote(task_id)}"
+        found = self._find(f"{path}/logs/{try_number}?full_content=true") or {}
+        return "\n".join(
+            str(entry.get("event", "")) if isinstance(entry, dict) else str(entry)
+            for entry in found.get("content", ())
+        )
+
+    # What users do to them
+
+    def cancel(self, dag_id: str, pipeline_run: str) -> None:
+        """Marks a pipeline run failed, which ends its running jobs; a finished one stays."""
+        state = self.pipeline_run(dag_id, pipeline_run)
+        if state is not None and not state.over:
+            self._send("PATCH", _run_path(dag_id, pipeline_run), {"state": "failed"})
+
+    def cancel_task(
+        self, dag_id: str, pipeline_run: str, task_id: str, map_index: int = -1
+    ) -> None:
+        """Marks one task failed, which ends its job."""
+        self.mark_task(dag_id, pipeline_run, task_id, "failed", map_index)
+
+    def mark_task(
+        self, dag_id: str, pipeline_run: str, task_id: str, state: str, map_index: int = -1
+    ) -> None:
+        """Gives a task the state that its user wants: failed, success or skipped."""
+        path = _task_path(dag_id, pipeline_run, task_id, map_index)
+        self._send("PATCH", path, {"new_state": state})
+
+    def clear_task(self, dag_id: str, pipeline_run: str, task_id: str) -> None:
+        """Asks for a task to run again, running or over."""
+        body = {
+            "dry_run": False,
+            "dag_run_id": pipeline_run,
+            "task_ids": [task_id],
+            "only_failed": False,
+            "reset_dag_runs": True,
+        }
+        self._send("POST", f"/api/v2/dags/{_quote(dag_id)}/clearTaskInstances", body)
+
+    def delete_run(self, dag_id: str, pipeline_run: str) -> None:
+        """Removes a pipeline run and its tasks; one that is gone already stays gone."""
+        with contextlib.suppress(_NotFoundError):
+            self._send("DELETE", _run_path(dag_id, pipeline_run), None)
+
+    def write_note(
+        self, dag_id: str, pipeline_run: str, task_id: str, map_index: int, note: str
+    ) -> None:
+        """Writes the note that Airflow shows at a task."""
+        path = _task_path(dag_id, pipeline_run, task_id, map_index)
+        self._send("PATCH", path, {"note": note})
+
+    # Requests
+
+    def _find(self, path: str) -> dict[str, Any] | None:
+        try:
+            return self._send("GET", path, None)
+        except _NotFoundError:
+            return None
+
+    def _list(self, path: str, name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self._send("GET", f"{path}?limit={_PAGE}&offset={len(found)}", None)
+            found += page[name]
+            if not page[name] or len(found) >= int(page["total_entries"]):
+                return found
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        *,
+        authorized: bool = True,
+        pauses: tuple[float, ...] | None = None,
+    ) -> dict[str, Any]:
+        waits = iter(self.pauses if pauses is None else pauses)
+        renewed = False
+        while True:
+            headers = {"Accept": "application/json"}
+            try:
+                if authorized:
+                    headers["Authorization"] = f"Bearer {self._authorize()}"
+                return self._send_once(method, path, body, headers)
+            except RefusedError as refused:
+                renewable = refused.status == http.client.UNAUTHORIZED and self.password
+                if not authorized or renewed or not renewable:
+                    raise
+                renewed, self.token = True, None  # it has expired, or Airflow has a new secret
+            except PlatformError:
+                pause = next(waits, None)
+                if pause is None:
+                    raise
+                time.sleep(pause)
+
+    def _authorize(self) -> str:
+        if self.token is None:
+            if not self.user or not self.password:
+                raise RefusedError(
+                    f"Airflow at {self.url} wants to know who asks; set PIECEWORK_AIRFLOW_TOKEN, "
+                    "or PIECEWORK_AIRFLOW_USER and PIECEWORK_AIRFLOW_PASSWORD",
+                    http.client.UNAUTHORIZED,
+                    "",
+                )
+            body = {"username": self.user, "password": self.password}
+            found = self._send_once("POST", "/auth/token", body, {"Accept": "application/json"})
+            self.token = str(found["access_token"])
+        return self.token
+
+    def _send_once(
+        self, method: str, path: str, body: Any, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
+        request = urllib.request.Request(  # noqa: S310 - the URL is the user's own setting
+            self.url + path, method=method, headers=dict(headers)
+        )
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        what = f"{method} {self.url}{path}"
+        try:
+            with self._opener.open(request, timeout=self.timeout_seconds) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _refusal(what, error.code, _detail(error)) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise PlatformError(
+                f"Airflow at {self.url} does not answer: {getattr(error, 'reason', error)}; "
+                "`piecework status` says whether it runs"
+            ) from error
+        try:
+            found = json.loads(text) if text else {}
+        except ValueError as error:
+            raise PlatformError(f"{what}: the answer is not JSON: {text[:200]!r}") from error
+        return found if isinstance(found, dict) else {"found": found}
+
+
+class _NotFoundError(RefusedError):
+    """There is no such thing."""
+
+
+def _refusal(what: str, status: int, detail: str) -> PlatformError:
+    message = f"{what}: {status} {http.client.responses.get(status, '')}: {detail}"
+    if status >= http.client.INTERNAL_SERVER_ERROR:
+        return PlatformError(message)
+    if status == http.client.NOT_FOUND:
+        return _NotFoundError(message, status, detail)
+    return RefusedError(message, status, detail)
+
+
+def _detail(error: urllib.error.HTTPError) -> str:
+    try:
+        text = error.read().decode(errors="replace")
+    except OSError:
+        return str(error.reason)
+    with contextlib.suppress(ValueError):
+        found = json.loads(text)
+        if isinstance(found, dict) and "detail" in found:
+            detail = found["detail"]
+            return detail if isinstance(detail, str) else json.dumps(detail)
+    return text[:1000]
+
+
+def _task(raw: Mapping[str, Any]) -> TaskState:
+    return TaskState(
+        task_id=str(raw["task_id"]),
+        map_index=int(raw["map_index"]),
+        state=raw.get("state"),
+        try_number=int(raw["try_number"]),
+        max_tries=int(raw["max_tries"]),
+        instance=str(raw["id"]),
+        note=raw.get("note"),
+    )
+
+
+def _run_path(dag_id: str, pipeline_run: str) -> str:
+    return f"/api/v2/dags/{_quote(dag_id)}/dagRuns/{_quote(pipeline_run)}"
+
+
+def _task_path(dag_id: str, pipeline_run: str, task_id: str, map_index: int) -> str:
+    path = f"{_run_path(dag_id, pipeline_run)}/taskInstances/{_quote(task_id)}"
+    return path if map_index < 0 else f"{path}/{map_index}"
+
+
+def _quote(part: str) -> str:
+    return urllib.parse.quote(part, safe="")
+
+
+def _time(text: Any) -> datetime | None:
+    return clock.from_text(text) if text else None
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.3)
+    return True

@@ -1,0 +1,240 @@
+"""JobOperator: a job as an Airflow task.
+
+In: a Job, or its fields as keyword arguments. Out: a task that starts in the triggerer, without a
+worker process, wherever Airflow can do that; elsewhere (mapped tasks, arguments from other tasks,
+callbacks of success, outlets) a worker renders the templates, hands over to the same trigger and
+is gone while the job waits and runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.definitions.xcom_arg import XComArg
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.triggers.base import StartTriggerArgs
+
+from piecework.airflow.rendering import complete_context
+from piecework.airflow.trigger import JobTrigger
+from piecework.spec.job import ENGINES, Job
+
+#: More tries than the user asked for, where a worker may get lost: losing one costs a try.
+LOST_WORKERS = 3
+#: Hooks that only a worker runs.
+_OF_WORKERS = ("on_execute_callback", "on_success_callback", "on_skipped_callback")
+
+
+#: Names in templates about which a triggerer cannot ask (ToTriggerSupervisor in Airflow 3.3).
+_ONLY_IN_WORKERS = re.compile(
+    r"\b(prev_\w+|triggering_asset_events|inlet_events|outlet_events|task_state_store)\b"
+)
+
+
+class JobOperator(BaseOperator):
+    """Runs a job on a machine of its own.
+
+    Give `job`, or the fields of one: exactly one engine (`python`, `spark`, `dask`, `container`),
+    `args`, `env`, `machine`, `team`, `priority`, `timeout`, `deadline`, `on_deadline`, `retries`
+    (a number, or by cause), and `machine_pool` (`pool` is Airflow's own). `code` is the folder that
+    the program's path is relative to: by default the DAG file's. What the program writes to
+    `$PIECEWORK_RESULT` is the task's XCom.
+    """
+
+    template_fields: Sequence[str] = ("program", "args", "env")
+    template_fields_renderers = {"program": "json", "env": "json"}  # noqa: RUF012 - as Airflow asks
+    ui_color = "#e8f0e4"
+    #: For operators whose program only a worker knows.
+    needs_worker = False
+
+    def __init__(
+        self,
+        *,
+        job: Job | Mapping[str, Any] | None = None,
+        job_name: str | None = None,
+        pipeline: str | None = None,
+        code: str | Path | None = None,
+        params_spec: Mapping[str, Any] | None = None,
+        machine_pool: str | None = None,
+        retries: int | Mapping[str, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        fields = {name: kwargs.pop(name) for name in _FIELDS if name in kwargs}
+        if machine_pool is not None:
+            fields["pool"] = machine_pool
+        self._refuse_both(job, fields)
+        if isinstance(job, Job):
+            document = job.model_dump(mode="json", exclude_unset=True)
+        else:
+            document = Job.rewrite(dict(job)) if job is not None else fields
+        if retries is not None and "retries" not in document:
+            document["retries"] = retries if isinstance(retries, int) else dict(retries)
+        engine, program, args, env = take_program(document)
+        # Everything but what holds templates or comes from other tasks is checked now.
+        checked = Job.model_validate(
+            document
+            | {engine: _PLACEHOLDER[engine] if _has_xcom(program) else program}
+            | ({} if _has_xcom(args) else {"args": args})
+            | ({} if _has_xcom(env) else {"env": env})
+        )
+        kwargs.setdefault("retry_delay", timedelta(seconds=5))
+        kwargs.setdefault("priority_weight", checked.priority)
+        kwargs.setdefault("weight_rule", "absolute")
+        if checked.description:
+            kwargs.setdefault("doc_md", checked.description)
+        if checked.team:
+            kwargs.setdefault("owner", checked.team)
+        super().__init__(retries=checked.retries.error, **kwargs)
+        written = checked.model_dump(mode="json", exclude_unset=True)
+        if not _has_xcom(program):
+            program = written[engine]
+        self.document = {
+            name: value
+            for name, value in written.items()
+            if name not in (engine, "args", "env", "after")
+        }
+        self.engine = engine
+        self.program = program
+        self.args = args
+        self.env = env
+        self.job_name = job_name or self.task_id.rpartition(".")[2]
+        self.pipeline = pipeline
+        self.code = str(self._find_code(code))
+        self.params_spec = dict(params_spec) if params_spec is not None else None
+        self._choose_path()
+
+    @staticmethod
+    def _refuse_both(job: object, fields: Mapping[str, Any]) -> None:
+        if job is not None and fields:
+            raise ValueError(
+                f"found job= and {', '.join(sorted(fields))}; give a job, or the fields of one"
+            )
+
+    def _find_code(self, code: str | Path | None) -> Path:
+        if code is not None:
+            return Path(code).absolute()
+        if self.has_dag():
+            return Path(self.dag.fileloc).parent
+        return Path.cwd()
+
+    def _choose_path(self) -> None:
+        """Starts in the triggerer where it can; else a worker may be lost, which costs a try."""
+        fields = (self.program, self.args, self.env)
+        worker = (
+            self.needs_worker
+            or any(_has_xcom(value) for value in fields)
+            or any(getattr(self, name, None) for name in _OF_WORKERS)
+            or bool(self.outlets or self.inlets)
+            or any(_ONLY_IN_WORKERS.search(text) for text in _texts(fields))
+        )
+        if worker:
+            self.retries += LOST_WORKERS
+        else:
+            start_in_triggerer(self, JobTrigger)
+
+    def order(self) -> dict[str, Any]:
+        """What the trigger is told of the job, as JSON."""
+        return {
+            "job_name": self.job_name,
+            "document": self.document,
+            "engine": self.engine,
+            "program": self.program,
+            "args": list(self.args),
+            "env": dict(self.env),
+            "code": self.code,
+            "pipeline": self.pipeline,
+            "params_spec": self.params_spec,
+        }
+
+    def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
+        """As Airflow's, but `{{ ds }}` and the like hold for requested runs, too."""
+        complete_context(context)
+        super().render_template_fields(context, jinja_env)
+
+    def execute(self, context: Any) -> None:
+        """In a worker: hands the rendered job over to the trigger, and is gone."""
+        self.defer(
+            trigger=JobTrigger(
+                **self.order(),
+                resume=True,
+                values=dict(context["params"]),
+                max_tries=context["ti"].max_tries,
+            ),
+            method_name="execute_complete",
+        )
+
+    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> Any:  # noqa: ARG002
+        """Back in a worker, once the run is over: its result, or its failure."""
+        if event["outcome"] == "success":
+            return event["result"]
+        if event["final"]:
+            raise AirflowFailException(event["cause"])
+        raise AirflowException(event["cause"])
+
+
+def start_in_triggerer(task: JobOperator, trigger: type[JobTrigger]) -> None:
+    """Lets Airflow start the task as this trigger, without a worker."""
+    task.start_from_trigger = True
+    task.start_trigger_args = StartTriggerArgs(
+        trigger_cls=f"{trigger.__module__}.{trigger.__qualname__}",
+        trigger_kwargs=task.order() | {"resume": False, "values": None, "max_tries": None},
+        next_method="execute_complete",
+    )
+
+
+_FIELDS = (
+    *ENGINES,
+    "args",
+    "env",
+    "machine",
+    "team",
+    "priority",
+    "timeout",
+    "deadline",
+    "on_deadline",
+    "description",
+)
+#: What stands for a program that another task will name.
+_PLACEHOLDER: Mapping[str, Any] = {
+    "python": "program.py",
+    "spark": "program.py",
+    "dask": "program.py",
+    "container": {"image": "program"},
+}
+
+
+def take_program(
+    document: dict[str, Any],
+) -> tuple[str, dict[str, Any], list[Any], dict[str, Any]]:
+    """Takes what templates are rendered in out of a job's document: engine, program, args, env."""
+    engines = [name for name in (*ENGINES, "custom") if document.get(name) is not None]
+    if len(engines) != 1:
+        Job.model_validate(document)  # says what is wrong
+        raise ValueError(f"a job names exactly one engine; found {engines}")
+    (engine,) = engines
+    program = document.pop(engine)
+    args = document.pop("args", None) or []
+    env = document.pop("env", None) or {}
+    return engine, program, args if isinstance(args, XComArg) else list(args), env
+
+
+def _has_xcom(value: Any) -> bool:
+    return any(isinstance(found, XComArg) for found in _walk(value))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    return (found for found in _walk(value) if isinstance(found, str))
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    yield value
+    if isinstance(value, Mapping):
+        for each in value.values():
+            yield from _walk(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _walk(each)

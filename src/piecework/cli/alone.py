@@ -1,0 +1,189 @@
+"""One job alone, at once, without Airflow: `run FILE --job NAME`.
+
+Enters a checked pipeline and a job's name; leaves an exit code, with the job's log on stderr while
+it runs and its bill on stdout. Attempts are repeated by the same rule as in a pipeline run.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from piecework import clock
+from piecework.cli import bill, terminal
+from piecework.cli.interrupts import cleaning_up
+from piecework.cli.log_output import LogOutput
+from piecework.cli.logs import follow_attempt
+from piecework.cli.pipeline_run import Ended, name_pipeline_run, read_runs, teller
+from piecework.cli.planning import past_of, plan_alone
+from piecework.config import Settings
+from piecework.plan.plan import History, Plan
+from piecework.runners.retry import next_step
+from piecework.runners.runner import (
+    AttemptRequest,
+    AttemptStatus,
+    Owner,
+    Runner,
+    run_id,
+    runner_for,
+)
+from piecework.spec.job import Job
+from piecework.spec.pipeline import Pipeline
+from piecework.spec.templates import render_job
+from piecework.units import Memory
+
+_PAUSE_SECONDS = 0.1
+_CANCEL_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """The run of one job: what every attempt of it shares."""
+
+    name: str
+    job: Job
+    run: str
+    file: Path
+    pipeline: Pipeline
+    params: Mapping[str, Any]
+    settings: Settings
+    pool: str | None
+    past: History | None
+    pipeline_run: str
+    data: str
+
+    def request(self, number: int, plan: Plan) -> AttemptRequest:
+        return AttemptRequest(
+            run=self.run,
+            number=number,
+            plan=plan,
+            owner=Owner("cli"),
+            code=self.file.parent.absolute(),
+            data=self.data,
+            pipeline=self.pipeline.name,
+            pipeline_run=self.pipeline_run,
+            team=self.job.team,
+            priority=self.job.priority,
+            params=self.params,
+        )
+
+
+def run_alone(
+    file: Path,
+    pipeline: Pipeline,
+    name: str,
+    given: Mapping[str, Any],
+    settings: Settings,
+    *,
+    pool: str | None,
+    data: Path | None,
+    as_json: bool,
+) -> int:
+    """Runs the job to its end, retries included; returns the exit code.
+
+    Raises InputError and NoMachineError before anything is started.
+    """
+    pipeline_run = name_pipeline_run(pipeline.name, clock.now())
+    run = run_id(pipeline.name, name, pipeline_run)
+    params = pipeline.fill_params(given)
+    context = template_context(params, run, pipeline.name, name, clock.now())
+    job = render_job(pipeline.job(name), context)
+    with past_of(settings, pipeline.name) as find_history:
+        past = find_history(name) if find_history else None
+    folder = f"{settings.data}/{pipeline.name}/{pipeline_run}" if data is None else str(data)
+    alone = _Alone(
+        name, job, run, file, pipeline, params, settings, pool, past, pipeline_run, folder
+    )
+    runner = runner_for("local", settings)
+    tell = teller(settings, as_json)
+    try:
+        _attempt_until_done(alone, runner)
+    except KeyboardInterrupt:
+        with cleaning_up(f"{run} may still run; `piecework cancel {run}` ends it"):
+            _cancel(runner, run)
+            tell(_settle(alone))
+        raise
+    ended = _settle(alone)
+    tell(ended)
+    return ended.exit_code
+
+
+def template_context(
+    params: Mapping[str, Any], run: str, pipeline: str, job: str, at: datetime
+) -> dict[str, Any]:
+    """What templates know without Airflow: the names that they know in a pipeline run."""
+    return {
+        "params": dict(params),
+        "run_id": run,
+        "ds": f"{at:%Y-%m-%d}",
+        "ds_nodash": f"{at:%Y%m%d}",
+        "ts": at.isoformat(),
+        "ts_nodash": f"{at:%Y%m%dT%H%M%S}",
+        "logical_date": at,
+        "data_interval_start": at,
+        "data_interval_end": at,
+        "pipeline": pipeline,
+        "job": job,
+    }
+
+
+def _attempt_until_done(alone: _Alone, runner: Runner) -> None:
+    """Attempts the job until a rule says that it is over; its log goes to stderr meanwhile."""
+    ended: list[AttemptStatus] = []
+    memory: Memory | None = None
+    while True:
+        plan = plan_alone(
+            alone.name, alone.job, alone.settings, alone.pool, alone.past, memory_at_least=memory
+        )
+        _announce(alone, plan, len(ended) + 1)
+        request = alone.request(len(ended) + 1, plan)
+        runner.start(request)
+        output = LogOutput(sys.stderr)
+        follow_attempt(runner, request.attempt, output)
+        output.end()
+        status = runner.status(request.attempt)
+        assert status is not None
+        ended.append(status)
+        step = next_step(alone.job, ended, repeat_errors=True)
+        if step.ending is not None:
+            return
+        terminal.step(f"trying again: {terminal.one_line(step.why)}")
+        memory = step.memory
+
+
+def _announce(alone: _Alone, plan: Plan, number: int) -> None:
+    price = "unpriced" if plan.price_per_hour is None else f"{plan.price_per_hour * plan.count}/h"
+    machine = plan.instance_type.name
+    count = f"{plan.count} x " if plan.count > 1 else ""
+    attempt = f", attempt {number}" if number > 1 else ""
+    terminal.step(f"{alone.run}{attempt} on {count}{machine} ({price})")
+    for warning in plan.warnings if number == 1 else ():
+        terminal.warn(f"{alone.name}: {warning}")
+
+
+def _cancel(runner: Runner, run: str) -> None:
+    """Ends the run's attempts and waits for their end."""
+    told, end = False, time.monotonic() + _CANCEL_SECONDS
+    while alive := [attempt for attempt in runner.attempts(run) if attempt.state != "ended"]:
+        for attempt in alive:
+            runner.cancel(attempt.attempt, "cancelled by Ctrl-C")
+        if not told:
+            told = True
+            terminal.say()
+            terminal.step("cancelling: ending the job (Ctrl-C again leaves at once)")
+        if time.monotonic() > end:
+            terminal.warn(f"{run} has not ended yet; `piecework cancel {run}` ends it")
+            return
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _settle(alone: _Alone) -> Ended:
+    """What the ledger knows of the run."""
+    runs = read_runs(alone.settings, alone.pipeline, alone.pipeline_run)
+    outcome = bill.pipeline_outcome(runs)
+    return Ended(alone.pipeline.name, alone.pipeline_run, outcome, tuple(runs))

@@ -1,0 +1,125 @@
+"""What a starter is given, and what it answers: how to start one program.
+
+A starter is a module of this package with one function, named by the launch's `starter`:
+
+    prepare(launch, environ, work) -> Start
+
+`launch` is what `piecework.engines.Launch.to_json` wrote, `environ` is the environment that the
+attempt got (it says what the machine has: PIECEWORK_CPUS and the like), `work` is the program's
+working folder. A starter starts nothing. It raises CannotStart, with what to do about it, where the
+program could not run on this computer, so that this is known before anything runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class CannotStart(Exception):  # noqa: N818 (it is said like that)
+    """The program cannot be started here; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the program may use of its machine."""
+
+    cpus: float
+    memory_bytes: int
+    gpus: int = 0
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Machine:
+        """From PIECEWORK_CPUS, PIECEWORK_MEMORY_BYTES and PIECEWORK_GPUS."""
+        return cls(
+            cpus=float(environ["PIECEWORK_CPUS"]),
+            memory_bytes=int(environ["PIECEWORK_MEMORY_BYTES"]),
+            gpus=int(environ.get("PIECEWORK_GPUS") or 0),
+        )
+
+    @property
+    def cores(self) -> int:
+        """Whole cores: how many threads can do something at the same time. At least 1."""
+        return max(1, int(self.cpus))
+
+
+@dataclass(frozen=True)
+class Start:
+    """How to start a program.
+
+    `env` is its whole environment. `folders` are made and `files` (text by path) written before it
+    starts; files that begin with `#!` can be executed. `afterwards` are commands that are run once
+    the program's processes are gone, however they ended. `out_of_memory` is a file that appears
+    when the engine ran out of a memory limit of its own (a Java heap, a Dask worker's share): if
+    the program fails too, that is why. `leftover_seconds` is how long processes that the program
+    left behind may take to end after a SIGTERM.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+    afterwards: tuple[tuple[str, ...], ...] = ()
+    out_of_memory: str | None = None
+    leftover_seconds: float = 2.0
+
+    def write_files(self) -> None:
+        """Makes the folders and writes the files. Can be done twice."""
+        for folder in self.folders:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        for name, text in self.files.items():
+            path = Path(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            if text.startswith("#!"):
+                path.chmod(0o755)
+
+
+def own_folder(work: Path) -> Path:
+    """Where starters keep what they need during an attempt: out of the program's way."""
+    return work / ".piecework"
+
+
+def interpreter(environ: Mapping[str, str]) -> str:
+    """The Python that runs programs: `$PIECEWORK_PYTHON`, else the one that runs this."""
+    return environ.get("PIECEWORK_PYTHON") or sys.executable
+
+
+def program_file(launch: Mapping[str, object], text: str) -> str:
+    """The path of a program's file, which is relative to the code folder.
+
+    Raises CannotStart where there is no such file.
+    """
+    path = Path(str(launch.get("code") or ".")) / text
+    if not path.is_file():
+        raise CannotStart(f"there is no file {path}, which the job names as its program")
+    return str(path)
+
+
+def program_environment(launch: Mapping[str, object], environ: Mapping[str, str]) -> dict[str, str]:
+    """The attempt's environment, then what suits a Python program here, then the user's own."""
+    cores = str(Machine.from_environ(environ).cores)
+    env = dict(environ)
+    code = str(launch.get("code") or "")
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (code, environ.get("PYTHONPATH"))))
+    env["PYTHONUNBUFFERED"] = "1"  # the log is followed while the program runs
+    for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "POLARS", "RAYON"):
+        known = {"NUMEXPR": "NUMEXPR_MAX_THREADS", "POLARS": "POLARS_MAX_THREADS"}
+        env[known.get(name, f"{name}_NUM_THREADS")] = cores
+    given = launch.get("env") or {}
+    assert isinstance(given, Mapping)
+    own_path = given.get("PYTHONPATH")
+    env.update(given)
+    if own_path:
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (code, own_path)))
+    return env
+
+
+def program_args(launch: Mapping[str, object]) -> tuple[str, ...]:
+    """The user's arguments."""
+    args = launch.get("args") or ()
+    assert isinstance(args, list | tuple)
+    return tuple(str(arg) for arg in args)

@@ -1,0 +1,1 @@
+"""The ledger's migrations, run by `ledger.connection` when a ledger is opened."""
