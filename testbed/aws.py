@@ -24,6 +24,8 @@ REGION = "us-east-1"
 ZONE = "us-east-1a"
 AWS = "aws"
 AUTOSCALER = "cluster-autoscaler"
+# Nobody looks at what would be on the disk.
+_IMAGE = "ami-00000000000000001"
 _TAG = "k8s.io/cluster-autoscaler/"
 #: A machine is bought and given back as quickly as the autoscaler can.
 FAST_FLAGS = (
@@ -93,7 +95,7 @@ def start(place: Place) -> None:
         place,
         AWS,
         [sys.executable, "-m", "testbed.aws_server", str(place.folder), str(place.number)],
-        {"PYTHONPATH": str(Path(__file__).parents[1]), "MOTO_EC2_LOAD_DEFAULT_AMIS": "true"},
+        {"PYTHONPATH": str(Path(__file__).parents[1]), "MOTO_EC2_LOAD_DEFAULT_AMIS": "false"},
     )
     components.wait_until(
         "AWS to answer",
@@ -124,7 +126,7 @@ def make_group(place: Place, group: Group) -> None:
     size = size_of(group.type)
     template = ec2.create_launch_template(
         LaunchTemplateName=group.name,
-        LaunchTemplateData={"ImageId": _image(ec2), "InstanceType": size.type},
+        LaunchTemplateData={"ImageId": _IMAGE, "InstanceType": size.type},
     )["LaunchTemplate"]
     subnets = ec2.describe_subnets(Filters=[{"Name": "availability-zone", "Values": [ZONE]}])
     autoscaling.create_auto_scaling_group(
@@ -160,11 +162,6 @@ def tags(group: Group, cluster: str) -> dict[str, str]:
     if size.gpus:
         found_tags[f"{template}resources/nvidia.com/gpu"] = str(size.gpus)
     return found_tags
-
-
-def _image(ec2: Any) -> str:
-    image: str = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
-    return image
 
 
 def start_autoscaler(place: Place, flags: Sequence[str] = FAST_FLAGS) -> None:
@@ -210,6 +207,14 @@ def instances(place: Place, group: str) -> list[str]:
         AutoScalingGroupNames=[group]
     )["AutoScalingGroups"]
     return [item["InstanceId"] for found_group in groups for item in found_group["Instances"]]
+
+
+def delete_group(place: Place, group: str) -> None:
+    """Deletes a group with all of its instances."""
+    autoscaling = client(place, "autoscaling")
+    for instance in instances(place, group):
+        terminate(place, instance)
+    autoscaling.delete_auto_scaling_group(AutoScalingGroupName=group, ForceDelete=True)
 
 
 def terminate(place: Place, instance: str, *, lower_desired: bool = True) -> None:

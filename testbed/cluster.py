@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +44,14 @@ class Running:
     usage: components.Usage
 
 
-def up(name: str, progress: Progress, *, own: Callable[[Place], None] = lambda _: None) -> Place:
+def up(name: str, progress: Progress, *, without: Collection[str] = ()) -> Place:
     """Brings the cluster up, or completes one that is up in part; returns its place.
 
-    Builds and installs what is missing first. `own` is told the place before anything starts.
+    Builds and installs what is missing first; `without` names groups of programs that can wait.
     """
     debian.install_missing(progress)
-    programs.build_all(progress)
+    programs.build_all(progress, [name for name in programs.groups() if name not in without])
     here = place.claim(name)
-    own(here)
     with place.lock(here.folder / "up.lock"):
         started = time.monotonic()
         network.make_hub(here)

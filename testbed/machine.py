@@ -49,6 +49,11 @@ def group_of(place: Place, name: str) -> str:
     return f"{place.id}/machines/{name}"
 
 
+def group_of_pods(place: Place, name: str) -> str:
+    """The cgroup of a machine's pods, which is limited to what the node reports."""
+    return f"{group_of(place, name)}/kubepods"
+
+
 def folder_of(place: Place, name: str) -> Path:
     return place.machines / name
 
@@ -96,8 +101,8 @@ def start(
     cgroups.make(group)
     cgroups.limit(group, cpus=size.cpus, memory_bytes=cgroup_memory_bytes(size))
     # Pods alone may use what the node reports; the rest is for containerd and the kubelet.
-    cgroups.make(f"{group}/kubepods")
-    cgroups.limit(f"{group}/kubepods", cpus=size.cpus, memory_bytes=size.memory.bytes)
+    cgroups.make(group_of_pods(place, name))
+    cgroups.limit(group_of_pods(place, name), cpus=size.cpus, memory_bytes=size.memory.bytes)
     _boot(place, machine)
     record.write(place, name, "started", type=size.type, provider_id=provider_id)
     start_program(place, name, "containerd", boot_seconds)

@@ -63,6 +63,21 @@ def _container() -> str | None:
     return "neither podman nor docker is there"
 
 
+def _cluster() -> str | None:
+    if os.environ.get("PIECEWORK_TESTBED_KUBECONFIG"):
+        return None
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "the testbed needs root on Linux"
+    from testbed import debian, programs
+
+    unbuilt = [name for name, group in programs.groups().items() if not programs.is_built(group)]
+    if unbuilt and not shutil.which("go"):
+        return f"{', '.join(unbuilt)} are not built and there is no go"
+    if debian.missing() and not shutil.which("apt-get"):
+        return f"the programs of {', '.join(debian.missing())} are missing"
+    return _module("kubernetes", "testbed")
+
+
 #: Layer -> what is missing, or None where it is there.
 _LAYERS: dict[str, Callable[[], str | None]] = {
     "local": _local,
@@ -72,6 +87,7 @@ _LAYERS: dict[str, Callable[[], str | None]] = {
     "airflow": lambda: _module("airflow", "airflow"),
     "chromium": _chromium,
     "container": _container,
+    "cluster": _cluster,
 }
 
 
@@ -101,7 +117,8 @@ def _marked_layers(request: pytest.FixtureRequest) -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """PIECEWORK_HOME of this test alone; every other PIECEWORK_ variable of the caller is unset."""
     for name in [name for name in os.environ if name.startswith("PIECEWORK_")]:
-        if name != "PIECEWORK_REQUIRED_LAYERS":
+        # Where the testbed's programs are is no business of a single test.
+        if name != "PIECEWORK_REQUIRED_LAYERS" and not name.startswith("PIECEWORK_TESTBED"):
             monkeypatch.delenv(name)
     folder = tmp_path / "home"
     monkeypatch.setenv("PIECEWORK_HOME", str(folder))
