@@ -150,7 +150,7 @@ class Api:
     ) -> Iterator[tuple[str, Object]]:
         """Changes of all objects of a kind: (ADDED | MODIFIED | DELETED, object), from now on.
 
-        Begins with an ADDED for each that is there; ends after the time, or when the server ends it.
+        Begins with an ADDED for each that is there; ends after the time, or when the server does.
         """
         resource = self.resource(kind, api_version)
         for event in resource.watch(timeout=timeout_seconds):

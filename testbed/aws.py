@@ -184,8 +184,8 @@ def start_autoscaler(place: Place, flags: Sequence[str] = FAST_FLAGS) -> None:
             *flags,
         ],
         {
-            "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testbed", "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_SECRET_ACCESS_KEY": "testbed",
+            "AWS_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ACCESS_KEY_ID": "testbed", "AWS_SECRET_ACCESS_KEY": "testbed",
         },
     )  # fmt: skip
 

@@ -97,7 +97,7 @@ def _up(options: argparse.Namespace) -> None:
                 machine.start(here, f"machine-{number}", size_of("m6a.large"))
         for number in range(1, options.machines + 1):
             _wait_ready(api, f"machine-{number}")
-    print(f"export KUBECONFIG={here.admin}")  # noqa: T201
+    print(f"export KUBECONFIG={here.admin}")
 
 
 def _wait_ready(api: Api, name: str) -> None:
@@ -125,20 +125,20 @@ def _status(options: argparse.Namespace) -> None:
             }
             for here, item in rows
         ]  # fmt: skip
-        print(json.dumps(listed, indent=2))  # noqa: T201
+        print(json.dumps(listed, indent=2))
         return
     if not found:
-        print("no testbed is up")  # noqa: T201
+        print("no testbed is up")
     for here in found:
         items = [item for owner, item in rows if owner == here]
-        print(f"{here.name}: {here.server}, kubeconfig {here.admin}")  # noqa: T201
+        print(f"{here.name}: {here.server}, kubeconfig {here.admin}")
         for item in items:
             state = f"{item.usage.memory_bytes / 2**20:7.0f} MiB {item.usage.cpu_seconds:8.1f} s"
             if not item.usage.processes:
                 state = "   dead"
-            print(f"  {item.kind:<10} {item.name:<28} {state}")  # noqa: T201
+            print(f"  {item.kind:<10} {item.name:<28} {state}")
         total = sum(item.usage.memory_bytes for item in items)
-        print(f"  {'total':<39} {Memory(total).bytes / 2**20:7.0f} MiB")  # noqa: T201
+        print(f"  {'total':<39} {Memory(total).bytes / 2**20:7.0f} MiB")
 
 
 def _build(_: argparse.Namespace) -> None:
@@ -147,7 +147,7 @@ def _build(_: argparse.Namespace) -> None:
 
 
 def _kubeconfig(options: argparse.Namespace) -> None:
-    print(_here(options).admin)  # noqa: T201
+    print(_here(options).admin)
 
 
 def _start(options: argparse.Namespace) -> None:
@@ -180,12 +180,12 @@ def _machines(options: argparse.Namespace) -> None:
     if options.json:
         from dataclasses import asdict
 
-        print(json.dumps([asdict(life) for life in lives], indent=2, default=str))  # noqa: T201
+        print(json.dumps([asdict(life) for life in lives], indent=2, default=str))
         return
     for life in lives:
         print(
             f"{life.machine:<28} {life.type:<14} {life.started} {life.stopped or 'runs'} {life.why}"
-        )  # noqa: T201
+        )
 
 
 def _image(options: argparse.Namespace) -> None:
@@ -193,10 +193,10 @@ def _image(options: argparse.Namespace) -> None:
 
     here = _here(options)
     if options.folder is None:
-        print(images.push_base(here, say))  # noqa: T201
+        print(images.push_base(here, say))
     else:
         name = options.image or f"{Path(options.folder).resolve().name}:1"
-        print(images.build(here, Path(options.folder), name))  # noqa: T201
+        print(images.build(here, Path(options.folder), name))
 
 
 _ = os

@@ -165,12 +165,12 @@ def slow_pulls(place: Place, name: str, kilobits_per_second: int) -> None:
     """A machine pulls images at this speed only; all its other traffic is as fast as before."""
     port = f"m{machine.load(place, name).index}"
     fast_pulls(place, name)
+    from_registry = f"match ip sport {REGISTRY_PORT} 0xffff"
     for command in (
         f"qdisc add dev {port} root handle 1: htb default 10",
         f"class add dev {port} parent 1: classid 1:10 htb rate 10gbit",
         f"class add dev {port} parent 1: classid 1:20 htb rate {kilobits_per_second}kbit",
-        f"filter add dev {port} parent 1: protocol ip u32 match ip sport {REGISTRY_PORT} 0xffff "
-        "flowid 1:20",
+        f"filter add dev {port} parent 1: protocol ip u32 {from_registry} flowid 1:20",
     ):
         network.run([*network.in_hub(place), "tc", *command.split()])
 

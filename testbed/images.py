@@ -85,8 +85,10 @@ def _storage() -> Path:
 
 def _buildah(*arguments: str) -> str:
     # The storage driver "vfs" copies instead of mounting: slower, and nothing stays mounted.
-    command = ["nice", "-n", "19", "buildah", f"--root={_storage()}/root", f"--runroot={_storage()}/run",
-               "--storage-driver=vfs", *arguments]  # fmt: skip
+    command = [
+        "nice", "-n", "19", "buildah", f"--root={_storage()}/root",
+        f"--runroot={_storage()}/run", "--storage-driver=vfs", *arguments,
+    ]  # fmt: skip
     environment = {**os.environ, "TMPDIR": str(_storage())}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:

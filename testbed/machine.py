@@ -336,14 +336,15 @@ def _kubelet(place: Place, machine: Machine) -> dict[str, object]:
         "imageGCHighThresholdPercent": 100,
         "serializeImagePulls": False,
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
-        "registerWithTaints": [_taint(taint) for taint in machine.taints],
+        "registerWithTaints": [parse_taint(taint) for taint in machine.taints],
     }
     if machine.provider_id:
         configuration["providerID"] = machine.provider_id
     return configuration
 
 
-def _taint(text: str) -> dict[str, str]:
+def parse_taint(text: str) -> dict[str, str]:
+    """KEY=VALUE:EFFECT as Kubernetes writes a taint."""
     pair, _, effect = text.rpartition(":")
     key, _, value = pair.partition("=")
     return {"key": key, "value": value, "effect": effect}

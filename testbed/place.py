@@ -194,8 +194,8 @@ def _networks_in_use() -> list[ipaddress.IPv4Network]:
         ["ip", "-j", "-4", "route", "show", "table", "all"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    networks = []
-    for route in json.loads(listed or "[]"):
-        if route.get("dst", "default") != "default":
-            networks.append(ipaddress.ip_network(route["dst"], strict=False))
-    return [network for network in networks if isinstance(network, ipaddress.IPv4Network)]
+    return [
+        ipaddress.IPv4Network(route["dst"], strict=False)
+        for route in json.loads(listed or "[]")
+        if route.get("dst", "default") != "default"
+    ]

@@ -6,7 +6,7 @@ would not refuse for its own sake, and answers to the questions that tests ask o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from testbed.api import Object
 
@@ -56,7 +56,7 @@ def make(
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def apart(pod: Object, key: str, pools: Sequence[str] = ()) -> Object:
+def apart(pod: Object, key: str) -> Object:
     """The same pod, refusing machines with pods that have another value of the label `key`."""
     term = {
         "topologyKey": "kubernetes.io/hostname",

@@ -160,11 +160,12 @@ def follow_aws(place: Place, provider: Provider) -> None:
         except Exception as error:
             print(f"AWS did not answer: {error}", flush=True)  # noqa: T201
             continue
-        bought = [_from_instance(group, item) for group in groups for item in group["Instances"]]
+        bought = [from_instance(group, item) for group in groups for item in group["Instances"]]
         provider.see(_AWS_PREFIX, bought)
 
 
-def _from_instance(group: dict[str, Any], instance: dict[str, Any]) -> Bought:
+def from_instance(group: dict[str, Any], instance: dict[str, Any]) -> Bought:
+    """An instance as the Auto Scaling API lists it, with what its group's tags promise."""
     template = "k8s.io/cluster-autoscaler/node-template/"
     tags = {tag["Key"]: tag["Value"] for tag in group["Tags"]}
     labels = _below(f"{template}label/", tags)
@@ -195,7 +196,7 @@ def follow_nodes(place: Place, provider: Provider) -> None:
         try:
             with Api(place.admin) as api:
                 nodes: dict[str, Object] = {n["metadata"]["name"]: n for n in api.list("Node")}
-                provider.see(_KARPENTER_PREFIX, _karpenters(nodes))
+                provider.see(_KARPENTER_PREFIX, from_nodes(nodes))
                 for kind, node in api.watch("Node"):
                     name = node["metadata"]["name"]
                     if kind == "DELETED":
@@ -207,13 +208,14 @@ def follow_nodes(place: Place, provider: Provider) -> None:
                         if name in machine.names(place):
                             record.write(place, name, "joined")
                     if node["spec"].get("providerID", "").startswith(_KARPENTER_PREFIX):
-                        provider.see(_KARPENTER_PREFIX, _karpenters(nodes))
+                        provider.see(_KARPENTER_PREFIX, from_nodes(nodes))
         except Exception as error:
             print(f"the API server did not answer: {error}", flush=True)  # noqa: T201
             time.sleep(0.5)
 
 
-def _karpenters(nodes: dict[str, Object]) -> list[Bought]:
+def from_nodes(nodes: dict[str, Object]) -> list[Bought]:
+    """Those of these Node objects, by name, that Karpenter made for machines with kubelets."""
     found = []
     for name, node in nodes.items():
         labels = node["metadata"].get("labels", {})
@@ -226,7 +228,7 @@ def _karpenters(nodes: dict[str, Object]) -> list[Bought]:
                     labels.get("karpenter.sh/nodepool", ""),
                     provider_id,
                     {},
-                )  # fmt: skip
+                )
             )
     return found
 

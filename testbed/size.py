@@ -46,9 +46,8 @@ def write_views(size: Size, folder: Path) -> None:
     meminfo = []
     for line in Path("/proc/meminfo").read_text().splitlines():
         name = line.split(":")[0]
-        if name in ("MemTotal", "MemFree", "MemAvailable"):
-            line = f"{name + ':':<16}{kibibytes:>8} kB"
-        meminfo.append(line)
+        whole = name in ("MemTotal", "MemFree", "MemAvailable")
+        meminfo.append(f"{name + ':':<16}{kibibytes:>8} kB" if whole else line)
     (folder / "meminfo").write_text("\n".join(meminfo) + "\n")
     (folder / "cpuinfo").write_text(
         "".join(_cpuinfo(number, size.cpus) for number in range(size.cpus))

@@ -12,6 +12,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -119,15 +120,22 @@ def start_machine(here: Place, api: Api) -> Iterator[StartMachine]:
         started.append(name)
         machine.start(here, name, size_of(instance_type), **more)  # type: ignore[arg-type]  # handed on
         if ready:
-            api.wait(
-                f"{name} to be ready", lambda: (n := api.get("Node", name)) and is_ready(n)
-            )
+            api.wait(f"{name} to be ready", lambda: (n := api.get("Node", name)) and is_ready(n))
         return name
 
     yield start
     for name in started:
         machine.stop(here, name, why="the test is over")
         api.delete("Node", name)
+
+
+def _none_of(here: Place, names: set[str]) -> bool:
+    return not names & set(machine.names(here))
+
+
+def _nothing_bought(api: Api, selector: str) -> bool:
+    claims = api.list("NodeClaim", api_version=_CLAIMS, selector=selector)
+    return not claims and not api.list("Node", selector=selector)
 
 
 @pytest.fixture
@@ -155,9 +163,7 @@ def asg_pool(here: Place, api: Api) -> Iterator[Callable[..., Pool]]:
             api.delete("Pod", pod["metadata"]["name"], pod["metadata"]["namespace"])
         bought = set(aws.instances(here, name))
         aws.delete_group(here, name)
-        api.wait(
-            "its machines to be gone", lambda bought=bought: not bought & set(machine.names(here))
-        )
+        api.wait("its machines to be gone", partial(_none_of, here, bought))
 
 
 @pytest.fixture
@@ -192,7 +198,6 @@ def karpenter_pool(here: Place, api: Api) -> Iterator[Callable[..., Pool]]:
                 api.delete("Pod", pod.metadata.name, pod.metadata.namespace, grace_seconds=0)
         api.wait(
             "its machines to be gone",
-            lambda mine=mine: not api.list("NodeClaim", api_version=_CLAIMS, selector=mine)
-            and not api.list("Node", selector=mine),
+            partial(_nothing_bought, api, mine),
             120,
         )

@@ -13,9 +13,17 @@ _CLAIMS = "karpenter.sh/v1"
 MakePool = Callable[..., Pool]
 
 
-def _job(one: Cluster, namespace: str, name: str, pool: Pool, script: str, **more: object) -> Object:
+def _job(
+    one: Cluster, namespace: str, name: str, pool: Pool, script: str, **more: object
+) -> Object:
     return pods.make(
-        name, namespace, one.shell, script, select=pool.select, tolerate=pool.tolerate, **more  # type: ignore[arg-type]  # handed on
+        name,
+        namespace,
+        one.shell,
+        script,
+        select=pool.select,
+        tolerate=pool.tolerate,
+        **more,  # type: ignore[arg-type]  # handed on
     )
 
 
@@ -61,7 +69,8 @@ def test_a_group_out_of_stock_buys_nothing_and_then_again(
 
     def events() -> str:
         return " ".join(
-            f"{event['reason']} {event.get('message', '')}" for event in one.api.list("Event", namespace)
+            f"{event['reason']} {event.get('message', '')}"
+            for event in one.api.list("Event", namespace)
         )
 
     one.api.wait("the autoscaler's try", lambda: "TriggeredScaleUp" in events(), 120)
@@ -166,9 +175,7 @@ def test_kwok_plays_machines_that_karpenter_buys(
     one: Cluster, here: Place, karpenter_pool: MakePool, namespace: str
 ) -> None:
     kwok.start(here)
-    pool = karpenter_pool(
-        kubelets=False, requirements=[{"key": "test/run", "operator": "Exists"}]
-    )
+    pool = karpenter_pool(kubelets=False, requirements=[{"key": "test/run", "operator": "Exists"}])
     names = [f"job-{number}" for number in range(20)]
     for name in names:
         job = _job(one, namespace, name, pool, "true", annotations={kwok.RUN_FOR: "1s"})

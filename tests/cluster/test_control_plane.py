@@ -28,9 +28,9 @@ def test_the_api_server_is_refused_by_who_does_not_know_its_authority(here: Plac
 
 
 def test_every_component_says_that_it_is_ready(here: Place) -> None:
-    assert {name: control_plane.is_ready(here, name) for name in control_plane.NAMES} == dict.fromkeys(
-        control_plane.NAMES, True
-    )
+    assert {
+        name: control_plane.is_ready(here, name) for name in control_plane.NAMES
+    } == dict.fromkeys(control_plane.NAMES, True)
 
 
 def test_a_user_may_do_what_was_granted_and_nothing_else(

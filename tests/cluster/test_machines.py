@@ -31,28 +31,37 @@ def test_a_machine_larger_than_this_host_reports_and_runs_what_its_type_has(
     assert node["status"]["capacity"]["memory"] == "64Gi"
     assert node["metadata"]["labels"]["test/size"] == "large"
     pod = pods.make(
-        "large", namespace, one.shell, "true", cpu="14", memory="50Gi", select={"test/size": "large"}
+        "large",
+        namespace,
+        one.shell,
+        "true",
+        cpu="14",
+        memory="50Gi",
+        select={"test/size": "large"},
     )
     one.api.create(pod)
-    done = one.api.wait("the pod", lambda: pods.is_over(p := one.api.get("Pod", "large", namespace)) and p)
+    done = one.api.wait(
+        "the pod", lambda: pods.is_over(p := one.api.get("Pod", "large", namespace)) and p
+    )
     assert pods.exit_code(done) == 0
 
 
 def test_a_machine_holds_its_pods_to_its_memory(
-    one: Cluster, start_machine: StartMachine, namespace: str
+    one: Cluster, here: Place, start_machine: StartMachine, namespace: str
 ) -> None:
     name = start_machine("t3.nano")  # 512 MiB
     # The pod has no limit of its own.
     hog = pods.make("hog", namespace, one.shell, "tail /dev/zero", node=name)
     one.api.create(hog)
-    ended = one.api.wait("the pod", lambda: pods.is_over(p := one.api.get("Pod", "hog", namespace)) and p)
+    ended = one.api.wait(
+        "the pod", lambda: pods.is_over(p := one.api.get("Pod", "hog", namespace)) and p
+    )
     assert pods.exit_code(ended) == 137
     limits = [
-        Path(tree, machine.group_of_pods(one.place, name), file)
+        Path(tree, machine.group_of_pods(here, name), file)
         for tree in cgroups.hierarchies()
         for file in ("memory.limit_in_bytes", "memory.max")
     ]
-    assert one.place
     assert [int(path.read_text()) for path in limits if path.exists()] == [GIBI // 2]
 
 
