@@ -122,7 +122,11 @@ def leftovers(here: Place) -> list[str]:
         found.append(f"interface {here.id}")
     routes = network.run(["ip", "route", "show", "table", "all"]).splitlines()
     found += [f"route {line}" for line in routes if f"{here.network}." in line]
-    found += [f"file {path}" for path in (here.folder, here.namespace_file) if path.exists()]
+    found += [
+        f"file {path}"
+        for path in (here.folder, here.open_folder, here.namespace_file)
+        if path.exists()
+    ]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")

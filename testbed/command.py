@@ -8,14 +8,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from piecework.errors import PieceworkError
 from piecework.units import Memory
-from testbed import cluster, control_plane, debian, images, machine, place, programs, record
+from testbed import (
+    aws,
+    cluster,
+    components,
+    control_plane,
+    debian,
+    faults,
+    hdfs,
+    images,
+    karpenter,
+    kwok,
+    machine,
+    place,
+    postgresql,
+    programs,
+    record,
+)
 from testbed.api import Api, is_ready
 from testbed.errors import TestbedError
 from testbed.place import Place
@@ -74,6 +89,18 @@ def _parser() -> argparse.ArgumentParser:
     verb("machines", _machines, "print the record of machines: when each ran").add_argument(
         "--json", action="store_true", help="for programs"
     )
+    fault = verb("fault", _fault, "break something, on purpose")
+    fault.add_argument("fault", choices=sorted(_FAULTS))
+    fault.add_argument("what", help="a machine, a component, or a pool")
+    fault.add_argument("value", nargs="?", help="seconds, a count, kbit/s: what the fault needs")
+    verb("karpenter", _karpenter, "start Karpenter (and KWOK for pools without kubelets)")
+    group = verb("asg", _asg, "make an Auto Scaling group, and start AWS and the autoscaler")
+    group.add_argument("group")
+    group.add_argument("--type", default="m6a.large", help="instance type (default: %(default)s)")
+    group.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
+    group.add_argument("--taint", action="append", default=[], metavar="KEY=VALUE:EFFECT")
+    verb("hdfs", _hdfs, "start HDFS, and print its addresses")
+    verb("postgresql", _postgresql, "start PostgreSQL, and print its URL")
     image = verb("image", _image, "build a folder's Dockerfile and push it")
     image.add_argument("folder", nargs="?", help="without it, the base is made")
     image.add_argument("image", nargs="?", help="NAME:TAG")
@@ -163,8 +190,6 @@ def _start(options: argparse.Namespace) -> None:
 
 
 def _stop(options: argparse.Namespace) -> None:
-    from testbed import components
-
     here = _here(options)
     if options.what in components.names(here):
         components.stop(here, options.what)
@@ -173,6 +198,63 @@ def _stop(options: argparse.Namespace) -> None:
     machine.stop(here, options.what, why="stopped by hand")
     with Api(here.admin) as api:
         api.delete("Node", options.what)
+
+
+#: Each takes the place, what it is about, and a value.
+_FAULTS: dict[str, Callable[[Place, str, str | None], None]] = {
+    "kill-machine": lambda here, what, _: faults.kill_machine(here, what),
+    "interrupt": lambda here, what, value: faults.interrupt(here, what, float(value or 120)),
+    "slow-boot": lambda here, what, value: faults.slow_boot(here, what, float(value or 60)),
+    "never-join": lambda here, what, value: faults.never_join(here, what, int(value or 1)),
+    "late-gpus": lambda here, what, value: faults.late_gpus(
+        here, what, None if value == "never" else float(value or 60)
+    ),
+    "out-of-stock": lambda here, what, _: faults.out_of_stock(here, what),
+    "in-stock": lambda here, what, _: faults.out_of_stock(here, what, empty=False),
+    "karpenter-out-of-stock": lambda here, what, _: faults.karpenter_out_of_stock(
+        here, [name for name in what.split(",") if name != "none"]
+    ),
+    "cut-network": lambda here, what, _: faults.cut_network(here, what),
+    "mend-network": lambda here, what, _: faults.mend_network(here, what),
+    "slow-pulls": lambda here, what, value: faults.slow_pulls(here, what, int(value or 1000)),
+    "fast-pulls": lambda here, what, _: faults.fast_pulls(here, what),
+    "kill": lambda here, what, _: faults.kill(here, what),
+    "freeze": lambda here, what, _: faults.freeze(here, what),
+    "thaw": lambda here, what, _: faults.thaw(here, what),
+    "restart": lambda here, what, _: faults.restart(here, what),
+}
+
+
+def _fault(options: argparse.Namespace) -> None:
+    _FAULTS[options.fault](_here(options), options.what, options.value)
+
+
+def _karpenter(options: argparse.Namespace) -> None:
+    here = _here(options)
+    karpenter.start(here)
+    kwok.start(here)
+    print("Karpenter is ready; make a NodePool with the node class KWOKNodeClass/default")
+
+
+def _asg(options: argparse.Namespace) -> None:
+    here = _here(options)
+    aws.start(here)
+    labels = dict(label.split("=", 1) for label in options.label)
+    taints = dict(taint.split("=", 1) for taint in options.taint)
+    aws.make_group(here, aws.Group(options.group, options.type, labels=labels, taints=taints))
+    components.stop(here, aws.AUTOSCALER)
+    aws.start_autoscaler(here)
+    print(f"AWS answers at {here.aws}, region {aws.REGION}, any credentials")
+
+
+def _hdfs(options: argparse.Namespace) -> None:
+    here = _here(options)
+    hdfs.start(here)
+    print(f"{hdfs.url(here)}\n{hdfs.web_url(here)}")
+
+
+def _postgresql(options: argparse.Namespace) -> None:
+    print(postgresql.start(_here(options)))
 
 
 def _machines(options: argparse.Namespace) -> None:
@@ -197,6 +279,3 @@ def _image(options: argparse.Namespace) -> None:
     else:
         name = options.image or f"{Path(options.folder).resolve().name}:1"
         print(images.build(here, Path(options.folder), name))
-
-
-_ = os

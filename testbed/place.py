@@ -108,6 +108,11 @@ class Place:
         return CLAIMS / f"{self.number}.net"
 
     @property
+    def open_folder(self) -> Path:
+        """For programs that run as another user, who may not enter `folder`."""
+        return Path("/var/tmp") / f"piecework-{self.id}"  # noqa: S108  # its name is claimed
+
+    @property
     def pki(self) -> Path:
         return self.folder / "pki"
 
@@ -181,7 +186,8 @@ def places() -> list[Place]:
 
 
 def give_up(place: Place) -> None:
-    """Removes the folder and the claim: the last step of going down."""
+    """Removes the folders and the claim: the last step of going down."""
+    shutil.rmtree(place.open_folder, ignore_errors=True)
     shutil.rmtree(place.folder, ignore_errors=True)
     with lock(CLAIMS / "lock"):
         path = CLAIMS / str(place.number)

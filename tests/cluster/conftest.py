@@ -17,7 +17,18 @@ from pathlib import Path
 
 import pytest
 
-from testbed import aws, cluster, images, karpenter, machine, place, programs, wishes
+from testbed import (
+    aws,
+    cluster,
+    components,
+    found,
+    images,
+    karpenter,
+    machine,
+    place,
+    programs,
+    wishes,
+)
 from testbed.api import Api, is_ready
 from testbed.errors import MissingProgramError
 from testbed.place import Place
@@ -142,11 +153,11 @@ def _nothing_bought(api: Api, selector: str) -> bool:
 def asg_pool(here: Place, api: Api) -> Iterator[Callable[..., Pool]]:
     """Makes Auto Scaling groups that the real cluster-autoscaler scales from zero."""
     made = []
-    aws.start(here)
     try:
-        aws.start_autoscaler(here)
+        found.find(aws.AUTOSCALER)
     except MissingProgramError as error:
         pytest.skip(str(error))  # the one skip that CI allows: no registry has this program
+    aws.start(here)
 
     def make(instance_type: str = "m6a.xlarge", **more: object) -> Pool:
         name = f"group-{os.getpid()}-{next(_numbers)}"
@@ -154,6 +165,9 @@ def asg_pool(here: Place, api: Api) -> Iterator[Callable[..., Pool]]:
         labels, taints = {"test/pool": name}, {"test/pool": f"{name}:NoSchedule"}
         group = aws.Group(name, instance_type, labels=labels, taints=taints, **more)  # type: ignore[arg-type]  # handed on
         aws.make_group(here, group)
+        # The autoscaler looks for new groups once a minute, and when it starts.
+        components.stop(here, aws.AUTOSCALER)
+        aws.start_autoscaler(here)
         return Pool(name, labels, ("test/pool",))
 
     yield make
