@@ -138,7 +138,7 @@ def _make_shell(image: str, progress: Progress) -> None:
     with tempfile.TemporaryDirectory(dir=_storage()) as name:
         folder = Path(name)
         # apt drops its privileges for downloads, and complains where it can't write. The static
-        # busybox would be simpler, but it crashes when it looks up a host's name.
+        # busybox would be simpler, but it needs glibc's shared parts to look up a host's name.
         download = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download"]
         _run([*download, "busybox", "libc6"], folder)
         for package in folder.glob("*.deb"):

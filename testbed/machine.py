@@ -204,19 +204,24 @@ def start_program(place: Place, name: str, program: str, after_seconds: float = 
     run_inside(place, name, program, command, folder / "log" / f"{program}.log")
 
 
-def run_inside(place: Place, name: str, program: str, command: Sequence[str], log: Path) -> None:
-    """Starts a command inside a machine's namespaces, detached, in a cgroup of its own."""
+def enter(place: Place, name: str) -> list[str]:
+    """The beginning of a command that runs inside a machine's namespaces."""
     process = first_process(place, name)
     if process is None:
         raise TestbedError(f"machine {name} is dead; nothing can be started on it")
+    flags = ["--mount", "--pid", "--net", "--uts", "--ipc"]
+    return ["nsenter", f"--target={process}", *flags, "--"]
+
+
+def run_inside(place: Place, name: str, program: str, command: Sequence[str], log: Path) -> None:
+    """Starts a command inside a machine's namespaces, detached, in a cgroup of its own."""
     components.spawn(
         f"{group_of(place, name)}/{program}",
-        ["nsenter", f"--target={process}", "--mount", "--pid", "--net", "--uts", "--ipc", "--",
-         *command],
+        [*enter(place, name), *command],
         log,
-        # Nothing but what the machine needs at once: 2 cores are shared by all machines.
+        # However many CPUs it reports, all machines share this host's.
         {"GOMAXPROCS": "2"},
-    )  # fmt: skip
+    )
 
 
 def program_runs(place: Place, name: str, program: str) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from piecework.units import GIBI
 from testbed import cgroups, kubectl, machine, pods, record
 from testbed.api import Api
+from testbed.errors import TestbedError
 from testbed.place import Place
 from tests.cluster.conftest import Cluster, StartMachine
 
@@ -65,6 +67,14 @@ def test_a_machine_holds_its_pods_to_its_memory(
     assert [int(path.read_text()) for path in limits if path.exists()] == [GIBI // 2]
 
 
+def answers(ask: Callable[[], str]) -> bool:
+    """Whether asking inside a pod works yet: services take a moment to be known on machines."""
+    try:
+        return bool(ask())
+    except TestbedError:
+        return False
+
+
 def test_pods_reach_pods_services_dns_the_api_server_and_are_reached(
     one: Cluster, start_machine: StartMachine, namespace: str
 ) -> None:
@@ -84,9 +94,13 @@ def test_pods_reach_pods_services_dns_the_api_server_and_are_reached(
     addresses = {name: _address(one.api, name, namespace) for name in ("a", "b")}
 
     def fetch(pod: str, url: str) -> str:
-        return kubectl.execute(one.kubeconfig, namespace, pod, "wget", "-T", "10", "-qO-", url)
+        # Not with -T: Debian's busybox crashes on it.
+        return kubectl.execute(one.kubeconfig, namespace, pod, "wget", "-qO-", url)
 
-    one.api.wait("the service", lambda: fetch("a", f"http://web.{namespace}.svc.cluster.local/"))
+    one.api.wait(
+        "the service",
+        lambda: answers(lambda: fetch("a", f"http://web.{namespace}.svc.cluster.local/")),
+    )
     # Often enough that both pods have answered, the asking one among them.
     assert {fetch("a", "http://web/") for _ in range(8)} == {"hello\n"}
     assert fetch("a", f"http://{addresses['b']}:8080/") == "hello\n"

@@ -1,0 +1,84 @@
+"""What jobs talk to besides Kubernetes: HDFS, a database, images of one's own."""
+
+from __future__ import annotations
+
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from testbed import components, hdfs, images, kubectl, machine, pods, postgresql
+from testbed.place import Place
+from tests.cluster.conftest import Cluster, StartMachine
+
+
+def _open(request: urllib.request.Request) -> bytes:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=60) as answer:
+        content: bytes = answer.read()
+        return content
+
+
+@pytest.mark.layer("spark")  # Java
+def test_hdfs_keeps_a_file_that_this_host_writes_and_a_pod_reads(
+    one: Cluster, here: Place, start_machine: StartMachine, namespace: str
+) -> None:
+    hdfs.start(here)
+    try:
+        assert hdfs.live_data_nodes(here) == 1
+        url = f"{hdfs.web_url(here)}/dir/file?user.name=ann&op="
+        _open(urllib.request.Request(f"{url}CREATE&overwrite=true", data=b"hello", method="PUT"))
+        assert _open(urllib.request.Request(f"{url}OPEN")) == b"hello"
+        name = start_machine()
+        script = f"wget -qO- '{url}OPEN'"
+        one.api.create(pods.make("reads", namespace, one.shell, script, node=name))
+        one.api.wait("the pod", lambda: pods.is_over(one.api.get("Pod", "reads", namespace)))
+        assert one.api.logs("reads", namespace) == "hello"
+    finally:
+        for component in components.names(here):
+            if component.startswith("hdfs-"):
+                components.stop(here, component)
+
+
+@pytest.mark.layer("postgresql")
+def test_postgresql_answers_this_host_and_pods(
+    one: Cluster, here: Place, start_machine: StartMachine, namespace: str
+) -> None:
+    import psycopg
+
+    url = postgresql.start(here)
+    try:
+        with psycopg.connect(url) as connection:
+            answer = connection.execute("select current_database()").fetchone()
+        assert answer == ("piecework",)
+        name = start_machine()
+        script = f"nc -w 5 {here.hub} {postgresql.PORT} </dev/null && echo reached"
+        one.api.create(pods.make("asks", namespace, one.shell, script, node=name))
+        one.api.wait("the pod", lambda: pods.is_over(one.api.get("Pod", "asks", namespace)))
+        assert one.api.logs("asks", namespace) == "reached\n"
+    finally:
+        components.stop(here, postgresql.NAME)
+
+
+def test_an_image_built_on_the_base_is_pulled_and_runs(
+    one: Cluster, here: Place, start_machine: StartMachine, namespace: str, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text(
+        "ARG BASE\nFROM ${BASE}\nCOPY job.py /job.py\nRUN python3 -m py_compile /job.py\n"
+    )
+    (tmp_path / "job.py").write_text("import sys\nprint('python', sys.version_info[:2])\n")
+    image = images.build(here, tmp_path, f"job-{namespace}:1")
+    name = start_machine()
+    one.api.create(pods.make("job", namespace, image, "python3 /job.py", node=name))
+    one.api.wait("the pod", lambda: pods.is_over(one.api.get("Pod", "job", namespace)), 180)
+    assert one.api.logs("job", namespace) == "python (3, 11)\n"
+    # A fresh machine has no image: it came from the registry.
+    run = [*machine.enter(here, name), "ctr", "-n", "k8s.io", "images", "list", "-q"]
+    from testbed import network
+
+    assert image in network.run(run).split()
+
+
+def test_kubectl_tells_the_version_that_was_built(one: Cluster) -> None:
+    told = kubectl.run(one.kubeconfig, "version", "--output=yaml")
+    assert told.count("gitVersion: v1.36.3") == (2 if one.place else told.count("v1.36.3"))
