@@ -209,6 +209,16 @@ def instances(place: Place, group: str) -> list[str]:
     return [item["InstanceId"] for found_group in groups for item in found_group["Instances"]]
 
 
+def buy_desired(place: Place, group: str) -> None:
+    """Has a group buy what its desired capacity asks for: AWS tries that again and again."""
+    autoscaling = client(place, "autoscaling")
+    known = autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group])
+    for found_group in known["AutoScalingGroups"]:
+        autoscaling.set_desired_capacity(
+            AutoScalingGroupName=group, DesiredCapacity=found_group["DesiredCapacity"]
+        )
+
+
 def delete_group(place: Place, group: str) -> None:
     """Deletes a group with all of its instances."""
     autoscaling = client(place, "autoscaling")

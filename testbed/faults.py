@@ -120,8 +120,10 @@ def late_gpus(place: Place, pool: str, seconds: float | None) -> None:
 
 
 def out_of_stock(place: Place, group: str, *, empty: bool = True) -> None:
-    """An Auto Scaling group can't buy any more; with `empty=False` it can again."""
+    """An Auto Scaling group can't buy any more; with `empty=False` it can, and buys what it lacks."""
     wishes.write(place, group, replace(wishes.read(place, group), out_of_stock=empty))
+    if not empty:
+        aws.buy_desired(place, group)
 
 
 def karpenter_out_of_stock(place: Place, types: Collection[str]) -> None:

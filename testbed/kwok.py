@@ -10,11 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from testbed import components, programs
-from testbed.api import Api, Object
+from testbed.api import Api
 from testbed.certificates import issue, write_kubeconfig
 from testbed.place import Place
 from testbed.provider import NO_KUBELET
-from testbed.size import Size
 
 NAME = "kwok"
 RUN_FOR = "testbed.piecework.dev/run-for"
@@ -61,24 +60,3 @@ def start(place: Place) -> None:
             f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}",
         ],
     )  # fmt: skip
-
-
-def node(name: str, size: Size, labels: dict[str, str] | None = None) -> Object:
-    """A Node object that KWOK keeps alive."""
-    resources = {
-        "cpu": str(size.cpus), "memory": f"{size.memory.bytes // 1024}Ki", "pods": "110",
-        "ephemeral-storage": "100Gi",
-    }  # fmt: skip
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {
-            "name": name,
-            "labels": {
-                NO_KUBELET: "true", "kubernetes.io/hostname": name, "kubernetes.io/arch": "amd64",
-                "kubernetes.io/os": "linux", "node.kubernetes.io/instance-type": size.type,
-                **(labels or {}),
-            },
-        },
-        "status": {"capacity": resources, "allocatable": resources},
-    }  # fmt: skip

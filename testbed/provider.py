@@ -23,10 +23,10 @@ from testbed import components, machine, record, wishes
 from testbed.api import Api, Object, is_ready
 from testbed.errors import TestbedError
 from testbed.place import Place
-from testbed.size import size_of
+from testbed.size import Size, size_of
 
 NAME = "provider"
-#: Karpenter's nodes that carry this label have no kubelet: KWOK plays them.
+#: What is bought with this label gets no machine: KWOK plays its node.
 NO_KUBELET = "testbed.piecework.dev/no-kubelet"
 _AWS_PREFIX = "aws:///"
 _KARPENTER_PREFIX = "kwok://"
@@ -71,6 +71,8 @@ class Provider:
         #: What was bought, by the beginning of its provider's ids, as it was last seen.
         self._bought: dict[str, dict[str, Bought]] = {}
         self._changed = threading.Event()
+        #: All Node objects, by name, as they were last seen; None until they were.
+        self.nodes: dict[str, Object] | None = None
 
     def see(self, prefix: str, bought: list[Bought]) -> None:
         """Takes note of all that a provider has."""
@@ -86,7 +88,38 @@ class Provider:
             self._changed.wait(_POLL_SECONDS)
             self._changed.clear()
             for prefix, wanted in list(self._bought.items()):
-                self._reconcile(prefix, wanted)
+                played = {name for name, item in wanted.items() if NO_KUBELET in item.labels}
+                self._play({name: wanted[name] for name in played})
+                real = {name: item for name, item in wanted.items() if name not in played}
+                self._reconcile(prefix, real)
+
+    def _play(self, wanted: dict[str, Bought]) -> None:
+        """Makes the Node objects of instances that get no machine, and removes them."""
+        if self.nodes is None:
+            return
+        there = {
+            name
+            for name, node in list(self.nodes.items())
+            if NO_KUBELET in node["metadata"].get("labels", {})
+            and node["spec"].get("providerID", "").startswith(_AWS_PREFIX)
+        }
+        for name in wanted.keys() - there:
+            self._once(name, partial(self._make_node, wanted[name]))
+        for name in there - wanted.keys():
+            self._once(name, partial(self._delete_node, name))
+
+    def _make_node(self, item: Bought) -> None:
+        node = make_node(item.name, size_of(item.type), item.labels)
+        node["spec"] = {
+            "providerID": item.provider_id,
+            "taints": [machine.parse_taint(taint) for taint in item.taints],
+        }
+        with Api(self._place.admin) as api:
+            api.apply(node)
+
+    def _delete_node(self, name: str) -> None:
+        with Api(self._place.admin) as api:
+            api.delete("Node", name)
 
     def _reconcile(self, prefix: str, wanted: dict[str, Bought]) -> None:
         there = set()
@@ -139,9 +172,8 @@ class Provider:
     def _stop(self, name: str) -> None:
         machine.stop(self._place, name, why="given back")
         print(f"{name}: given back", flush=True)  # noqa: T201
-        with Api(self._place.admin) as api:
-            # A cloud's controller manager would do this.
-            api.delete("Node", name)
+        # A cloud's controller manager would do this.
+        self._delete_node(name)
 
 
 def follow_aws(place: Place, provider: Provider) -> None:
@@ -162,6 +194,26 @@ def follow_aws(place: Place, provider: Provider) -> None:
             continue
         bought = [from_instance(group, item) for group in groups for item in group["Instances"]]
         provider.see(_AWS_PREFIX, bought)
+
+
+def make_node(name: str, size: Size, labels: dict[str, str] | None = None) -> Object:
+    """A Node object without a machine, for KWOK to keep alive."""
+    resources = {
+        "cpu": str(size.cpus), "memory": f"{size.memory.bytes // 1024}Ki", "pods": "110",
+        "ephemeral-storage": "100Gi",
+    }  # fmt: skip
+    if size.gpus:
+        resources["nvidia.com/gpu"] = str(size.gpus)
+    standard = {
+        NO_KUBELET: "true", "kubernetes.io/hostname": name, "kubernetes.io/arch": "amd64",
+        "kubernetes.io/os": "linux", "node.kubernetes.io/instance-type": size.type,
+    }  # fmt: skip
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {**standard, **(labels or {})}},
+        "status": {"capacity": resources, "allocatable": resources},
+    }
 
 
 def from_instance(group: dict[str, Any], instance: dict[str, Any]) -> Bought:
@@ -196,6 +248,7 @@ def follow_nodes(place: Place, provider: Provider) -> None:
         try:
             with Api(place.admin) as api:
                 nodes: dict[str, Object] = {n["metadata"]["name"]: n for n in api.list("Node")}
+                provider.nodes = nodes
                 provider.see(_KARPENTER_PREFIX, from_nodes(nodes))
                 for kind, node in api.watch("Node"):
                     name = node["metadata"]["name"]

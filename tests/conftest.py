@@ -78,6 +78,12 @@ def _cluster() -> str | None:
     return _module("kubernetes", "testbed")
 
 
+def _hdfs() -> str | None:
+    if not shutil.which("java"):
+        return "no java (Debian: apt install default-jre-headless)"
+    return None if shutil.which("mvn") else "no mvn, which fetches HDFS (Debian: apt install maven)"
+
+
 #: Layer -> what is missing, or None where it is there.
 _LAYERS: dict[str, Callable[[], str | None]] = {
     "local": _local,
@@ -88,6 +94,7 @@ _LAYERS: dict[str, Callable[[], str | None]] = {
     "chromium": _chromium,
     "container": _container,
     "cluster": _cluster,
+    "hdfs": _hdfs,
 }
 
 

@@ -3,3 +3,4 @@
 set -eu
 sh tools/check.sh "$1"
 "$1/python" -m pytest tests/local
+"$1/python" -m pytest tests/cluster

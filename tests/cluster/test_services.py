@@ -19,7 +19,7 @@ def _open(request: urllib.request.Request) -> bytes:
         return content
 
 
-@pytest.mark.layer("spark")  # Java
+@pytest.mark.layer("hdfs")
 def test_hdfs_keeps_a_file_that_this_host_writes_and_a_pod_reads(
     one: Cluster, here: Place, start_machine: StartMachine, namespace: str
 ) -> None:
