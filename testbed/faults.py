@@ -120,7 +120,7 @@ def late_gpus(place: Place, pool: str, seconds: float | None) -> None:
 
 
 def out_of_stock(place: Place, group: str, *, empty: bool = True) -> None:
-    """An Auto Scaling group can't buy any more; with `empty=False` it can, and buys what it lacks."""
+    """An Auto Scaling group can't buy any more; with `empty=False` it buys what it lacks."""
     wishes.write(place, group, replace(wishes.read(place, group), out_of_stock=empty))
     if not empty:
         aws.buy_desired(place, group)
