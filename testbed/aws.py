@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testbed import components, found, provider
+from testbed import components, found, health, provider
 from testbed.api import Api
 from testbed.certificates import write_kubeconfig
-from testbed.place import Place
+from testbed.place import AWS_PORT, Place
 from testbed.size import size_of
 
 REGION = "us-east-1"
@@ -99,22 +98,12 @@ def start(place: Place) -> None:
     )
     components.wait_until(
         "AWS to answer",
-        lambda: _answers(place),
+        lambda: health.answers(place.hub, AWS_PORT, "/moto-api/"),
         60,
         alive=lambda: components.running(place, AWS),
         log=place.logs / f"{AWS}.log",
     )
     provider.start(place)
-
-
-def _answers(place: Place) -> bool:
-    import http.client
-
-    with suppress(OSError, http.client.HTTPException):
-        connection = http.client.HTTPConnection(place.hub, int(place.aws.rpartition(":")[2]), 2)
-        connection.request("GET", "/moto-api/")
-        return connection.getresponse().status == 200
-    return False
 
 
 def make_group(place: Place, group: Group) -> None:
@@ -191,14 +180,8 @@ def start_autoscaler(place: Place, flags: Sequence[str] = FAST_FLAGS) -> None:
 
 
 def autoscaler_is_ready(place: Place) -> bool:
-    """Whether the autoscaler's health check is content."""
-    import http.client
-
-    with suppress(OSError, http.client.HTTPException):
-        connection = http.client.HTTPConnection(place.hub, 8085, timeout=2)
-        connection.request("GET", "/health-check")
-        return connection.getresponse().status == 200
-    return False
+    """Whether the autoscaler's health check is content, asked once."""
+    return health.answers(place.hub, 8085, "/health-check")
 
 
 def instances(place: Place, group: str) -> list[str]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from piecework.plan.price import load_price_book
-from testbed import components, programs, provider
+from testbed import components, health, programs, provider
 from testbed.api import Api, Object
 from testbed.certificates import write_kubeconfig
 from testbed.place import Place
@@ -142,13 +141,7 @@ def _is_known(api: Api, kind: str, api_version: str = "karpenter.sh/v1") -> bool
 
 def is_ready(place: Place) -> bool:
     """Whether Karpenter's readiness check is content, asked once."""
-    import http.client
-
-    with suppress(OSError, http.client.HTTPException):
-        connection = http.client.HTTPConnection(place.hub, _PROBE_PORT, timeout=2)
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    return False
+    return health.answers(place.hub, _PROBE_PORT, "/readyz")
 
 
 def node_pool(

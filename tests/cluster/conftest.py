@@ -140,6 +140,21 @@ def start_machine(here: Place, api: Api) -> Iterator[StartMachine]:
         api.delete("Node", name)
 
 
+@pytest.fixture
+def nodes(one: Cluster, request: pytest.FixtureRequest) -> list[str]:
+    """Two ready nodes that take pods; somebody's own cluster may have but one."""
+    if one.place is not None:
+        start: StartMachine = request.getfixturevalue("start_machine")
+        return [start(), start()]
+    ready = [
+        node["metadata"]["name"]
+        for node in one.api.list("Node")
+        if is_ready(node) and not node["spec"].get("taints")
+    ]
+    assert ready, "the cluster has no ready node without taints"
+    return ready[:2]
+
+
 def _none_of(here: Place, names: set[str]) -> bool:
     return not names & set(machine.names(here))
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 from piecework.units import GIBI
-from testbed import cgroups, kubectl, machine, pods, record
+from testbed import cgroups, machine, pods, record
 from testbed.api import Api
-from testbed.errors import TestbedError
 from testbed.place import Place
 from tests.cluster.conftest import Cluster, StartMachine
 
@@ -67,61 +65,20 @@ def test_a_machine_holds_its_pods_to_its_memory(
     assert [int(path.read_text()) for path in limits if path.exists()] == [GIBI // 2]
 
 
-def answers(ask: Callable[[], str]) -> bool:
-    """Whether asking inside a pod works yet: services take a moment to be known on machines."""
-    try:
-        return bool(ask())
-    except TestbedError:
-        return False
-
-
-def test_pods_reach_pods_services_dns_the_api_server_and_are_reached(
-    one: Cluster, start_machine: StartMachine, namespace: str
+def test_this_host_reaches_pods_and_pods_reach_this_host(
+    one: Cluster, here: Place, start_machine: StartMachine, namespace: str
 ) -> None:
-    first, second = start_machine(), start_machine()
-    serve = "echo hello > /tmp/index.html; echo ready; httpd -f -p 8080 -h /tmp"
-    for name, node in (("a", first), ("b", second)):
-        one.api.create(
-            pods.make(name, namespace, one.shell, serve, node=node, labels={"app": "web"})
-        )
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "web", "namespace": namespace},
-        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
-    }
-    one.api.create(service)
-    addresses = {name: _address(one.api, name, namespace) for name in ("a", "b")}
+    name = start_machine()
+    script = f"ping -c 1 {here.host} && httpd -f -p 8080 -h /etc"
+    one.api.create(pods.make("a", namespace, one.shell, script, node=name))
+    address = _address(one.api, "a", namespace)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def fetch(pod: str, url: str) -> str:
-        # Not with -T: Debian's busybox crashes on it.
-        return kubectl.execute(one.kubeconfig, namespace, pod, "wget", "-qO-", url)
+    def fetched() -> bool:
+        with opener.open(f"http://{address}:8080/hostname", timeout=5) as answer:
+            return bool(answer.read() == b"a\n")
 
-    one.api.wait(
-        "the service",
-        lambda: answers(lambda: fetch("a", f"http://web.{namespace}.svc.cluster.local/")),
-    )
-    # Often enough that both pods have answered, the asking one among them.
-    assert {fetch("a", "http://web/") for _ in range(8)} == {"hello\n"}
-    assert fetch("a", f"http://{addresses['b']}:8080/") == "hello\n"
-    assert fetch("b", f"http://{addresses['a']}:8080/") == "hello\n"
-    told = kubectl.execute(
-        one.kubeconfig, namespace, "a", "nslookup", "kubernetes.default.svc.cluster.local"
-    )
-    assert "Address: 10." in told
-    # The API server answers by its service's address; it asks who is there.
-    reached = kubectl.execute(
-        one.kubeconfig, namespace, "a", "sh", "-c",
-        "nc -w 5 kubernetes.default.svc.cluster.local 443 </dev/null && echo reached",
-    )  # fmt: skip
-    assert "reached" in reached
-    assert one.api.logs("b", namespace) == "ready\n"
-    with kubectl.forwarded(one.kubeconfig, namespace, "b", 8080) as port:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{port}/") as answer:
-            assert answer.read() == b"hello\n"
-        with opener.open(f"http://{addresses['a']}:8080/") as answer:
-            assert answer.read() == b"hello\n"
+    one.api.wait("the pod to answer", fetched)
 
 
 def test_a_machine_disappears_completely_and_its_record_encloses_its_life(
