@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import urllib.request
 from pathlib import Path
 
+import httpx
 import pytest
 
 from testbed import components, hdfs, images, kubectl, machine, pods, postgresql
 from testbed.place import Place
 from tests.cluster.conftest import Cluster, StartMachine
-
-
-def _open(request: urllib.request.Request) -> bytes:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=60) as answer:
-        content: bytes = answer.read()
-        return content
 
 
 @pytest.mark.layer("hdfs")
@@ -27,8 +20,9 @@ def test_hdfs_keeps_a_file_that_this_host_writes_and_a_pod_reads(
     try:
         assert hdfs.live_data_nodes(here) == 1
         url = f"{hdfs.web_url(here)}/dir/file?user.name=ann&op="
-        _open(urllib.request.Request(f"{url}CREATE&overwrite=true", data=b"hello", method="PUT"))
-        assert _open(urllib.request.Request(f"{url}OPEN")) == b"hello"
+        with httpx.Client(trust_env=False, follow_redirects=True) as web:
+            web.put(f"{url}CREATE&overwrite=true", content=b"hello").raise_for_status()
+            assert web.get(f"{url}OPEN").content == b"hello"
         name = start_machine()
         script = f"wget -qO- '{url}OPEN'"
         one.api.create(pods.make("reads", namespace, one.shell, script, node=name))
