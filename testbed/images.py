@@ -166,7 +166,7 @@ def _make_base(image: str, progress: Progress) -> None:
     with tempfile.TemporaryDirectory(dir=_storage()) as name:
         root = Path(name) / "root"
         _run(
-            ["nice", "-n", "19", "debootstrap", "--variant=minbase",
+            ["nice", "-n", "5", "debootstrap", "--variant=minbase",
              f"--include={','.join(_BASE_PACKAGES)}", _RELEASE, str(root), *_mirror()],
             Path(name),
         )  # fmt: skip

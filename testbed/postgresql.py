@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
@@ -40,8 +39,8 @@ def start(place: Place) -> str:
          f"-clisten_addresses={place.hub}", f"-cunix_socket_directories={data}", "-cfsync=off"],
     )  # fmt: skip
     components.wait_until(
-        "PostgreSQL to listen",
-        lambda: _listens(place),
+        "PostgreSQL to take connections",
+        lambda: _is_ready(programs, place),
         60,
         alive=lambda: components.running(place, NAME),
         log=place.logs / f"{NAME}.log",
@@ -92,7 +91,6 @@ def _initialize(programs: Path, data: Path, place: Place) -> None:
         stream.write(f"host all all {place.network}.0.0/16 trust\n")
 
 
-def _listens(place: Place) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(2)
-        return probe.connect_ex((place.hub, PORT)) == 0
+def _is_ready(programs: Path, place: Place) -> bool:
+    command = [str(programs / "pg_isready"), "-q", f"--host={place.hub}", f"--port={PORT}"]
+    return subprocess.run(command, check=False).returncode == 0
