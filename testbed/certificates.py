@@ -143,7 +143,10 @@ def _base64(path: Path) -> str:
 
 def _name(user: str, groups: Sequence[str]) -> x509.Name:
     organizations = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
-    return x509.Name([*organizations, x509.NameAttribute(NameOID.COMMON_NAME, user)])
+    # X.509 allows 64 characters; the names of Karpenter's nodes are longer, and Kubernetes, like
+    # all that is written in Go, doesn't mind.
+    user_name = x509.NameAttribute(NameOID.COMMON_NAME, user, _validate=False)
+    return x509.Name([*organizations, user_name])
 
 
 def _alternative(host: str) -> x509.GeneralName:

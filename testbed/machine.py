@@ -95,22 +95,17 @@ def start(
     """
     machine = _reserve(place, name, size, labels or {}, taints, provider_id)
     record.write(place, name, "bought", type=size.type, provider_id=provider_id)
-    write_views(size, folder_of(place, name) / "size")
-    _write_configuration(place, machine)
-    group = group_of(place, name)
-    cgroups.make(group)
-    cgroups.limit(group, cpus=size.cpus, memory_bytes=cgroup_memory_bytes(size))
-    # Pods alone may use what the node reports; the rest is for containerd and the kubelet.
-    cgroups.make(group_of_pods(place, name))
-    cgroups.limit(group_of_pods(place, name), cpus=size.cpus, memory_bytes=size.memory.bytes)
-    _boot(place, machine)
-    record.write(place, name, "started", type=size.type, provider_id=provider_id)
-    start_program(place, name, "containerd", boot_seconds)
-    start_program(place, name, "kube-proxy", boot_seconds)
-    if with_kubelet:
-        start_program(place, name, "kubelet")
-    if size.gpus and gpus_advertised and with_kubelet:
-        advertise_gpus(place, name, size.gpus, gpu_delay_seconds)
+    try:
+        _boot(place, machine, size)
+        start_program(place, name, "containerd", boot_seconds)
+        start_program(place, name, "kube-proxy", boot_seconds)
+        if with_kubelet:
+            start_program(place, name, "kubelet")
+        if size.gpus and gpus_advertised and with_kubelet:
+            advertise_gpus(place, name, size.gpus, gpu_delay_seconds)
+    except BaseException:
+        stop(place, name, why="could not be started")
+        raise
     return machine
 
 
@@ -131,13 +126,24 @@ def _reserve(
             name, index, size.type, size.cpus, size.memory.bytes, size.gpus,
             dict(labels), tuple(taints), id_,
         )  # fmt: skip
-        (folder / "machine.json").write_text(json.dumps(asdict(machine)))
+        # Others read it at any time: it is there complete, or not at all.
+        (folder / "machine.unfinished").write_text(json.dumps(asdict(machine)))
+        (folder / "machine.unfinished").rename(folder / "machine.json")
     return machine
 
 
-def _boot(place: Place, machine: Machine) -> None:
+def _boot(place: Place, machine: Machine, size: Size) -> None:
+    """Makes the machine's cgroups, files and namespaces, and gives it its network."""
     folder = folder_of(place, machine.name)
-    (folder / "ready").unlink(missing_ok=True)
+    write_views(size, folder / "size")
+    _write_configuration(place, machine)
+    group = group_of(place, machine.name)
+    cgroups.make(group)
+    cgroups.limit(group, cpus=size.cpus, memory_bytes=cgroup_memory_bytes(size))
+    # Pods alone may use what the node reports; the rest is for containerd and the kubelet.
+    pods = group_of_pods(place, machine.name)
+    cgroups.make(pods)
+    cgroups.limit(pods, cpus=size.cpus, memory_bytes=size.memory.bytes)
     components.spawn(
         f"{group_of(place, machine.name)}/init",
         ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--net", "--uts",
@@ -156,6 +162,7 @@ def _boot(place: Place, machine: Machine) -> None:
     if process is None:
         raise TestbedError(f"machine {machine.name} ended while it booted; see {folder}/init.log")
     network.plug_in(place, machine.index, process)
+    record.write(place, machine.name, "started", type=size.type, provider_id=machine.provider_id)
 
 
 def is_alive(place: Place, name: str) -> bool:

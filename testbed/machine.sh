@@ -26,6 +26,7 @@ mount --bind "$folder/size/cpuinfo" /proc/cpuinfo
 mount --bind "$folder/size/cpu" /sys/devices/system/cpu
 mount --bind "$folder/size/node" /sys/devices/system/node
 echo 1 >/proc/sys/net/ipv4/ip_forward
-echo "$name" >/proc/sys/kernel/hostname
+# A host's name has 64 characters at most; a node's may have more.
+printf %.63s "$name" >/proc/sys/kernel/hostname
 touch "$folder/ready"
 exec "$pause"

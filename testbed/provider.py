@@ -89,7 +89,8 @@ class Provider:
             self._changed.clear()
             for prefix, wanted in list(self._bought.items()):
                 played = {name for name, item in wanted.items() if NO_KUBELET in item.labels}
-                self._play({name: wanted[name] for name in played})
+                if prefix == _AWS_PREFIX:
+                    self._play({name: wanted[name] for name in played})
                 real = {name: item for name, item in wanted.items() if name not in played}
                 self._reconcile(prefix, real)
 
