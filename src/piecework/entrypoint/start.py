@@ -88,6 +88,37 @@ def interpreter(environ: Mapping[str, str]) -> str:
     return environ.get("PIECEWORK_PYTHON") or sys.executable
 
 
+def find_packages(python: str, environ: Mapping[str, str], *names: str) -> dict[str, Path]:
+    """The folders of those of the Python packages that the programs' interpreter has, by name.
+
+    It is asked by running it: this process may be another Python, or have no packages at all.
+    """
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            [python, "-P", "-c", _FIND, *names],
+            env=dict(environ),
+            capture_output=True,
+            timeout=60,
+            check=False,
+            text=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise CannotStart(f"the Python that is to run the program does not run: {error}") from error
+    lines = [line.partition("=") for line in done.stdout.splitlines()]
+    return {name: Path(folder) for name, _, folder in lines if name in names}
+
+
+_FIND = """\
+import importlib.util, os, sys
+for name in sys.argv[1:]:
+    found = importlib.util.find_spec(name)
+    if found and found.origin:
+        print(name + "=" + os.path.dirname(found.origin))
+"""
+
+
 def program_file(launch: Mapping[str, object], text: str) -> str:
     """The path of a program's file, which is relative to the code folder.
 
