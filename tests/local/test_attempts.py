@@ -124,6 +124,7 @@ def test_starting_an_attempt_again_finds_it(here: Place) -> None:
 
 _STARTER = """
 import pickle, sys
+from piecework.config import load
 from piecework.runners.local import LocalRunner
 request = pickle.load(sys.stdin.buffer)
 print(LocalRunner(load()).start(request).attempt)
