@@ -12,9 +12,11 @@ program could not run on this computer, so that this is known before anything ru
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,8 +53,7 @@ class Start:
     """How to start a program.
 
     `env` is its whole environment. `folders` are made and `files` (text by path) written before it
-    starts; files that begin with `#!` can be executed. `afterwards` are commands that are run once
-    the program's processes are gone, however they ended. `out_of_memory` is a file that appears
+    starts; files that begin with `#!` can be executed. `out_of_memory` is a file that appears
     when the engine ran out of a memory limit of its own (a Java heap, a Dask worker's share): if
     the program fails too, that is why. `leftover_seconds` is how long processes that the program
     left behind may take to end after a SIGTERM.
@@ -62,7 +63,6 @@ class Start:
     env: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
-    afterwards: tuple[tuple[str, ...], ...] = ()
     out_of_memory: str | None = None
     leftover_seconds: float = 2.0
 
@@ -81,6 +81,33 @@ class Start:
 def own_folder(work: Path) -> Path:
     """Where starters keep what they need during an attempt: out of the program's way."""
     return work / ".piecework"
+
+
+def afterwards(work: Path, *commands: Sequence[str]) -> dict[str, str]:
+    """The file, for `Start.files`, with commands to run once the program's processes are gone.
+
+    They can be run twice. Whoever is the last to live runs them: the entrypoint, the supervisor,
+    or the next sweep.
+    """
+    return {str(own_folder(work) / _AFTERWARDS): json.dumps([list(each) for each in commands])}
+
+
+def run_afterwards(work: Path) -> None:
+    """Runs those commands, once; does nothing where there are none, or no program."""
+    file = own_folder(work) / _AFTERWARDS
+    try:
+        commands = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    import subprocess
+
+    for command in commands:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=60)
+    file.unlink(missing_ok=True)
+
+
+_AFTERWARDS = "afterwards.json"
 
 
 def interpreter(environ: Mapping[str, str]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from piecework import clock
 from piecework.clock import Clock
 from piecework.entrypoint import tree
+from piecework.entrypoint.start import run_afterwards
 from piecework.entrypoint.use import UNKNOWN
 from piecework.errors import RunnerError
 from piecework.ledger.events import Event, Kind, Outcome
@@ -78,6 +79,7 @@ def close_dead(folder: AttemptFolder, home: Path, now: Clock = clock.now) -> boo
         if left and group is not None:
             group.stop_forks()
         tree.end_all(lambda: _members(folder), 0.0, on_tick=lambda: None)
+        run_afterwards(folder.work)
         at = now() if left else min(seen, now())
         _write_end(folder, _why(folder, restarted), at, now())
         _vacate(folder, home, at, now, restarted)
