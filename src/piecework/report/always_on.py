@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
 from piecework import clock
@@ -59,8 +59,11 @@ class Comparison:
         )
         if self.cluster is None or self.saving is None:
             return f"What {cluster} would have cost is not known: a machine has no price."
-        percent = abs(self.saving * 100).quantize(Decimal(1))
-        compared = f"{percent}% {'less' if self.saving >= 0 else 'more'}"
+        percent = abs(self.saving * 100)
+        # Next to nothing is not nothing: 99.97% less is not told as 100%.
+        places = Decimal(1) if percent < 99 or self.saving < 0 else Decimal("0.1")
+        share = f"{percent.quantize(places, ROUND_DOWN):,f}".removesuffix(".0")
+        compared = f"{share}% {'less' if self.saving >= 0 else 'more'}"
         return (
             f"The same jobs on {cluster} would have cost {self.cluster}; here they cost "
             f"{self.cost}, {compared}."

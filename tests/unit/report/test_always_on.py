@@ -70,7 +70,7 @@ def test_the_sentence_says_what_a_24x7_cluster_is(ledger: Ledger) -> None:
     assert found is not None
     assert found.sentence == (
         "The same jobs on a 24x7 cluster (the 2 machines busy at the busiest moment, 2 x m5.large, "
-        "paid for a whole day) would have cost $172.80; here they cost $1.20, 99% less."
+        "paid for a whole day) would have cost $172.80; here they cost $1.20, 99.3% less."
     )
     assert found.to_json()["sentence"] == found.sentence
 
