@@ -297,6 +297,17 @@ def test_the_attempts_of_a_run_are_found_and_a_retry_keeps_the_place_of_its_run(
         here.runner.cancel("test.nothing.1.1", "")
 
 
+def test_a_run_is_never_run_twice_at_the_same_time(here: Place) -> None:
+    first = here.start("import time; time.sleep(600)")
+    with pytest.raises(RunnerError, match="has not ended"):
+        here.runner.start(here.request("print()", number=2))
+    here.runner.cancel(first, "enough")
+    here.wait(first)
+    second = here.runner.start(here.request("print()", number=2)).attempt
+    assert here.wait(second).outcome is Outcome.SUCCESS
+    here.assert_settled(first, second)
+
+
 def test_memory_that_is_used_is_measured(here: Place, enforcement: str) -> None:
     attempt = here.start(
         "import time\nx = bytearray(150 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1\n"

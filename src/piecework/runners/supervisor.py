@@ -75,19 +75,9 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         tree.adopt_orphans()
-        own = tree.read_process(os.getpid())
-        self.folder.supervisor.write_text(
-            json.dumps(
-                {
-                    "pid": os.getpid(),
-                    "start": own.start if own else None,
-                    "boot_id": host.boot_id(),
-                }
-            )
-        )
+        _insist(self._sign)
         self.say(Kind.ATTEMPT_QUEUED, self.order.queued, clock.from_text(self.order.queued_at))
-        machines = Machines(self.home, self.source, _is_supervised)
-        with machines:
+        with _insist(lambda: Machines(self.home, self.source, _is_supervised)) as machines:
             got = self._wait_for_machine(machines)
             if isinstance(got, Ending):
                 machines.leave(self.order.attempt)
@@ -107,6 +97,14 @@ class Supervisor:
         now = clock.now()
         event = Event(self.source, self.order.attempt, kind, sequence, at, now, data)
         _insist(lambda: self.folder.append(event))
+
+    def _sign(self) -> None:
+        own = tree.read_process(os.getpid())
+        start = own.start if own else None
+        signature = {"pid": os.getpid(), "start": start, "boot_id": host.boot_id()}
+        draft = self.folder.supervisor.with_suffix(".draft")
+        draft.write_text(json.dumps(signature))
+        draft.replace(self.folder.supervisor)
 
     def _wait_for_machine(self, machines: Machines) -> Grant | Ending:
         order = self.order
@@ -164,7 +162,13 @@ class Supervisor:
     def _carry_out(self, grant: Grant) -> None:
         order = self.order
         program = Program(self.folder, order, grant)
-        program.launch(self.booted)
+        try:
+            program.launch(self.booted)
+        except OSError as error:
+            program.finish()
+            self._end(Ending(Outcome.NEVER_STARTED, f"its machine was not usable: {error}"), None)
+            program.remove()
+            return
         data = {
             "machines": list(grant.machines),
             "instance_type": order.purchase["instance_type"],
