@@ -25,7 +25,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import time
 from importlib import import_module
@@ -178,7 +177,11 @@ def _prepare(order: dict[str, Any]) -> Start:
 
 def _spawn(start: Start) -> int:
     # posix_spawn looks the program up in this process's PATH, which may not be the program's.
-    program = shutil.which(start.argv[0], path=start.env.get("PATH"))
+    program: str | None = start.argv[0]
+    if not os.path.isabs(start.argv[0]):  # noqa: PTH117 - no pathlib here
+        import shutil
+
+        program = shutil.which(start.argv[0], path=start.env.get("PATH"))
     if program is None:
         raise CannotStart(f"there is no command {start.argv[0]!r}; install it or correct PATH")
     identity = {name: os.environ[name] for name in _IDENTITY if name in os.environ}
