@@ -12,11 +12,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, text
 
 from piecework.errors import LedgerError
+from piecework.ledger import connection as connection_module
 from piecework.ledger.connection import writing
 from piecework.ledger.events import Event, Kind
 from piecework.ledger.schema import HEAD, METADATA
@@ -224,6 +228,14 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
 def _limit_pages(ledger: Ledger, pages: int) -> None:
     with ledger.reading() as connection:
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+
+def test_the_migrations_make_the_tables_that_the_code_expects(url: str) -> None:
+    with open_ledger(url) as ledger, ledger.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    folder = Path(connection_module.__file__).with_name("migrations")
+    assert ScriptDirectory(str(folder)).get_heads() == [HEAD] == [found]
 
 
 def test_a_ledger_of_a_newer_version_is_refused(url: str) -> None:
