@@ -194,7 +194,7 @@ class Program:
         for pid in self.group.members() if self.group else ():
             if pid not in found:
                 process = tree.read_process(pid)
-                if process is not None and process.state not in "ZX":
+                if process is not None and process.is_alive:
                     found[pid] = process
         return list(found.values())
 

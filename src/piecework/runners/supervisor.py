@@ -84,12 +84,13 @@ class Supervisor:
                 self._send_away()
                 self._end(got, None)
             else:
-                self._carry_out(got)
+                program = self._carry_out(got)
                 _insist(
                     lambda: machines.vacate(
                         self.order.attempt, clock.now(), self.order.keep_seconds
                     )
                 )
+                program.remove()
         self._record()
 
     def say(self, kind: Kind, data: Mapping[str, Any], at: datetime, sequence: int = 0) -> None:
@@ -159,7 +160,7 @@ class Supervisor:
         with suppress(OSError):
             sweep(self.home)
 
-    def _carry_out(self, grant: Grant) -> None:
+    def _carry_out(self, grant: Grant) -> Program:
         order = self.order
         program = Program(self.folder, order, grant)
         try:
@@ -167,8 +168,7 @@ class Supervisor:
         except OSError as error:
             program.finish()
             self._end(Ending(Outcome.NEVER_STARTED, f"its machine was not usable: {error}"), None)
-            program.remove()
-            return
+            return program
         data = {
             "machines": list(grant.machines),
             "instance_type": order.purchase["instance_type"],
@@ -196,7 +196,7 @@ class Supervisor:
             self.beat()
         use = program.finish()
         self._end(judge(**program.seen()), use)
-        program.remove()
+        return program
 
     def _end(self, ending: Ending, use: Mapping[str, Any] | None) -> None:
         data = {
