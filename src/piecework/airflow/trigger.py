@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
 from piecework import config
@@ -206,7 +205,7 @@ class JobTrigger(BaseTrigger):
             dag_id=ti.dag_id,
             dag_run_id=ti.run_id,
             task_id=ti.task_id,
-            map_index=ti.map_index if ti.map_index is not None else -1,
+            map_index=_index(ti),
             max_tries=self.max_tries if self.max_tries is not None else self._ask_max_tries(),
             try_number=ti.try_number,
         )
@@ -234,9 +233,8 @@ class JobTrigger(BaseTrigger):
 
     def _state(self) -> TaskState | None:
         ti: Any = self.task_instance
-        map_index = ti.map_index if ti.map_index is not None else -1
         client = AirflowClient.from_settings(self.load_settings())
-        return client.task(ti.dag_id, ti.run_id, ti.task_id, map_index)
+        return client.task(ti.dag_id, ti.run_id, ti.task_id, _index(ti))
 
     def _look(self) -> Progress:
         assert self.assignment is not None
@@ -268,21 +266,17 @@ class JobTrigger(BaseTrigger):
     async def _give_result(self, result: Any) -> None:
         """Makes the result the task's XCom.
 
-        Not by TaskSuccessEvent(xcoms=...): Airflow 3.3 stores those as texts of JSON, which
-        workers then get instead of the value.
+        Over the API: Airflow 3.3 stores what TaskSuccessEvent(xcoms=...) brings as a text of JSON,
+        which workers then get instead of the value, and drops what XCom.aset sends from a trigger.
         """
         ti: Any = self.task_instance
         if result is None and ti.try_number <= 1:
             return  # there can be none of an earlier try, either
         while True:
             try:
-                await XCom.aset(
-                    "return_value",
-                    result,
-                    dag_id=ti.dag_id,
-                    task_id=ti.task_id,
-                    run_id=ti.run_id,
-                    map_index=ti.map_index if ti.map_index is not None else -1,
+                client = AirflowClient.from_settings(self.load_settings())
+                await asyncio.to_thread(
+                    client.give_result, ti.dag_id, ti.run_id, ti.task_id, result, _index(ti)
                 )
             except Exception as error:  # Airflow is away for a while; the result is not lost
                 _log.warning("the result could not be given to Airflow, trying on: %s", error)
@@ -306,6 +300,10 @@ class JobTrigger(BaseTrigger):
                 }
             )
         return TaskSuccessEvent() if success else TaskFailedEvent()
+
+
+def _index(ti: Any) -> int:
+    return -1 if ti.map_index is None else int(ti.map_index)
 
 
 class _ReplacedError(Exception):
