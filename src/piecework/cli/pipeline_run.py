@@ -178,7 +178,7 @@ def _compare(ended: Ended, settings: Settings) -> None:
         return
     terminal.result()
     if comparison.as_if:
-        terminal.result(
+        terminal.result_paragraph(
             "These machines were slices of this computer; prices are as if they were bought."
         )
-    terminal.result(comparison.sentence)
+    terminal.result_paragraph(comparison.sentence)

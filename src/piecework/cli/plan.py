@@ -72,7 +72,7 @@ def _print(pipeline: Pipeline, planned: Planned, why: bool) -> None:
         terminal.result(table(columns, rows, terminal.width()))
     if any(plan.as_if for plan in planned.plans.values()):
         terminal.result()
-        terminal.result(
+        terminal.result_paragraph(
             "Pool local: the machines are slices of this computer; prices are as if they were "
             f"bought{_price_date(planned)}."
         )
