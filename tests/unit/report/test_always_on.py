@@ -98,6 +98,20 @@ def test_a_machine_without_a_price_makes_the_comparison_unknown() -> None:
     assert "not known" in found.sentence
 
 
+def test_the_busiest_moment_is_the_dearest_not_the_one_with_the_most_machines(
+    ledger: Ledger,
+) -> None:
+    big = "ml.train.ee.1"
+    ledger.append(machine_life("m4", 300, 400, bought_for=big, had={big: (300, 400)}, price="36"))
+    ledger.append(attempt_life(big, 0, 300, 400, pipeline_run="sunday"))
+    found = compare(ledger, now=at(2000))
+    assert found is not None
+    assert found.busiest_at == at(300)
+    assert found.cluster is not None
+    # m4 at 0.01 dollars a second beside m2 at 0.001, against two at 0.001 each at the start.
+    assert found.cluster.amount == Decimal(DAY) * Decimal("0.011")
+
+
 def test_nothing_that_was_busy_is_nothing_to_compare(ledger: Ledger) -> None:
     assert compare(ledger, since=at(5000), now=at(9000)) is None
     assert compare(ledger, pipeline_run="sunday", now=at(9000)) is None
