@@ -103,7 +103,12 @@ def test_an_unchanged_file_keeps_its_version_and_a_changed_one_gets_the_next(wor
 
 
 def test_any_job_can_be_requested_over_the_api_without_a_file(world: World) -> None:
-    job = {"job": "asked", "python": "hello.py", "args": ["{{ params.who }}"], "params": {"who": 1}}
+    job = {
+        "job": "asked",
+        "python": "hello.py",
+        "args": ["{{ params.who }}"],
+        "params": {"who": "you"},
+    }
     conf = {"job": job, "code": str(world.code), "params": {"who": "me"}}
     world.client.wait_for_dag("piecework_submit", timeout_seconds=PATIENCE_SECONDS)
     run = world.request("piecework_submit", conf)
@@ -179,10 +184,14 @@ def test_waiting_is_shown_with_its_reason_and_the_higher_priority_runs_first(wor
     world.gate("high").touch()
     held = world.request(holder)
     world.wait_until_running(holder, "holder", held)
+
+    def is_queued(dag: str, task: str, run: str) -> bool:
+        return any("CPU" in (found.reason or "") for found in world.attempts(dag, task, run))
+
     later = world.request(low)
-    wait_for(lambda: world.attempts(low, "low", later), "low to queue", PATIENCE_SECONDS)
+    wait_for(lambda: is_queued(low, "low", later), "low to queue", PATIENCE_SECONDS)
     first = world.request(high)
-    wait_for(lambda: world.attempts(high, "high", first), "high to queue", PATIENCE_SECONDS)
+    wait_for(lambda: is_queued(high, "high", first), "high to queue", PATIENCE_SECONDS)
 
     def note() -> str:
         return world.task(low, later, "low").note or ""

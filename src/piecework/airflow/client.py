@@ -267,20 +267,6 @@ class AirflowClient:
         found = self._find(f"{path}/{_quote(key)}?stringify=false&map_index={map_index}")
         return None if found is None else found.get("value")
 
-    def give_result(
-        self, dag_id: str, pipeline_run: str, task_id: str, value: Any, map_index: int = -1
-    ) -> None:
-        """Makes a value the XCom of a task, whatever it was before."""
-        path = f"{_run_path(dag_id, pipeline_run)}/taskInstances/{_quote(task_id)}/xcomEntries"
-        body = {"key": "return_value", "value": value, "map_index": map_index}
-        try:
-            self._send("POST", path, body)
-        except RefusedError as refused:
-            if refused.status != http.client.CONFLICT:
-                raise
-            body = {"value": value, "map_index": map_index}
-            self._send("PATCH", f"{path}/return_value", body)
-
     def task_log(self, dag_id: str, pipeline_run: str, task_id: str, try_number: int = 1) -> str:
         """The log of one try of a task, a line an event."""
         path = f"{_run_path(dag_id, pipeline_run)}/taskInstances/{_quote(task_id)}"

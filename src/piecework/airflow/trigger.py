@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
 from piecework import config
@@ -138,6 +139,8 @@ class JobTrigger(BaseTrigger):
                 await asyncio.to_thread(
                     write_failure, self.task_instance, self.load_settings(), ending
                 )
+            elif not self.resume:
+                await self._give_result(_limit(ending.result))
         finally:
             _active -= 1
         yield self._tell(ending)
@@ -266,17 +269,21 @@ class JobTrigger(BaseTrigger):
     async def _give_result(self, result: Any) -> None:
         """Makes the result the task's XCom.
 
-        Over the API: Airflow 3.3 stores what TaskSuccessEvent(xcoms=...) brings as a text of JSON,
-        which workers then get instead of the value, and drops what XCom.aset sends from a trigger.
+        Not with TaskSuccessEvent(xcoms=...): Airflow 3.3 stores those as texts of JSON, which
+        workers then get instead of the value.
         """
         ti: Any = self.task_instance
         if result is None and ti.try_number <= 1:
             return  # there can be none of an earlier try, either
         while True:
             try:
-                client = AirflowClient.from_settings(self.load_settings())
-                await asyncio.to_thread(
-                    client.give_result, ti.dag_id, ti.run_id, ti.task_id, result, _index(ti)
+                await XCom.aset(
+                    "return_value",
+                    result,
+                    dag_id=ti.dag_id,
+                    task_id=ti.task_id,
+                    run_id=ti.run_id,
+                    map_index=_index(ti),
                 )
             except Exception as error:  # Airflow is away for a while; the result is not lost
                 _log.warning("the result could not be given to Airflow, trying on: %s", error)
