@@ -40,10 +40,10 @@ def progress() -> Iterator[Show]:
         with _live() as show:
             yield show
     else:
-        yield _Lines()
+        yield Lines()
 
 
-class _Lines:
+class Lines:
     """A line for each change, with its time."""
 
     def __init__(self) -> None:
