@@ -186,7 +186,7 @@ def test_waiting_is_shown_with_its_reason_and_the_higher_priority_runs_first(wor
     world.wait_until_running(holder, "holder", held)
 
     def is_queued(dag: str, task: str, run: str) -> bool:
-        return any("CPU" in (found.reason or "") for found in world.attempts(dag, task, run))
+        return any("busy" in (found.reason or "") for found in world.attempts(dag, task, run))
 
     later = world.request(low)
     wait_for(lambda: is_queued(low, "low", later), "low to queue", PATIENCE_SECONDS)
@@ -251,7 +251,7 @@ def test_a_thousand_files_are_a_thousand_dags_and_a_broken_one_is_an_error(
     (many / "job.py").touch()
     for number in range(1000):
         (many / f"p{number}.yaml").write_text(f"job: p{number}\npython: job.py\n")
-    (many / "broken.yaml").write_text("job: [broken\n")
+    (many / "broken.yaml").write_text("job: broken\npyhton: job.py\n")
     file = world.folder.root / "dags" / "folder.py"
     file.write_text(
         "# an airflow dag file\n"
@@ -270,7 +270,7 @@ def test_a_thousand_files_are_a_thousand_dags_and_a_broken_one_is_an_error(
             "the broken file's error",
             PATIENCE_SECONDS,
         )
-        assert "broken.yaml:1:" in errors[0]
+        assert "broken.yaml:2:1: pyhton" in errors[0]
         dag = world.client.dag("p500")
         assert dag is not None
         assert not dag["has_import_errors"]
