@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from piecework import clock
 from piecework.cli import bill, terminal
 from piecework.cli.interrupts import cleaning_up
-from piecework.cli.planning import past_of, plan_pipeline
+from piecework.cli.past import past_of
+from piecework.cli.planning import plan_pipeline
 from piecework.cli.platform_users import platform_in_use
 from piecework.config import Settings
 from piecework.errors import NoMachineError

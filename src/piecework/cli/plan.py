@@ -29,7 +29,8 @@ def command(file: Path, job: str | None, pool: str | None, why: bool, as_json: b
     Nothing is bought or started. Exits 3 where no machine fits a job.
     """
     from piecework import config
-    from piecework.cli.planning import only_job, past_of, plan_pipeline
+    from piecework.cli.past import past_of
+    from piecework.cli.planning import only_job, plan_pipeline
     from piecework.spec.load import load_pipeline
 
     settings = config.load()

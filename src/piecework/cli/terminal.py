@@ -49,7 +49,9 @@ def result(text: str = "") -> None:
 def result_paragraph(text: str) -> None:
     """Prints a result of some sentences, broken between words where a terminal ends."""
     columns = width()
-    result(text if columns is None else textwrap.fill(text, columns, break_long_words=False))
+    if columns is not None:
+        text = textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
+    result(text)
 
 
 def result_json(value: Any) -> None:
