@@ -1,8 +1,8 @@
 """Writes the generated parts of the documentation: `make docs`.
 
-What enters are the models of the spec and the settings; what leaves are the pages under
-docs/reference. `--check` writes nothing and fails where a page is not as it would be written; a
-unit test does the same.
+What enters are the models of the spec, the settings and the commands; what leaves are the pages
+under docs/reference. `--check` writes nothing and fails where a page is not as it would be
+written; a unit test does the same.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from piecework import config
+from piecework.cli import reference
 from piecework.spec.pipeline import INHERITED, OF_PIPELINE
 from piecework.spec.pool import Pool
 from piecework.spec.schedule import PRESETS
@@ -142,6 +143,7 @@ def pages() -> dict[str, str]:
     return {
         "spec.md": GENERATED + _spec(schema["$defs"]),
         "settings.md": GENERATED + _settings(),
+        "cli.md": GENERATED + reference.render(),
         "pipeline.schema.json": json.dumps(schema, indent=2) + "\n",
     }
 

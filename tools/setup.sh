@@ -28,3 +28,5 @@ echo "Installing the pinned packages into $venv (a few minutes the first time) .
 [ -x "$venv/bin/python" ] || "$uv" venv --quiet --python "$python" "$venv"
 "$uv" pip sync --quiet --require-hashes --compile-bytecode --python "$venv/bin/python" requirements.lock
 "$uv" pip install --quiet --no-deps --python "$venv/bin/python" --editable .
+# An editable install is not compiled; without this every start would be, where caches are off.
+"$venv/bin/python" -m compileall -q src

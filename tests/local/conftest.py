@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.local.airflow_platform import World, start_world
 
 #: Runs the command line in a process of its own.
 Piecework = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -41,6 +44,10 @@ def piecework(home: Path, tmp_path: Path) -> Piecework:
     return call
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def start(home: Path, tmp_path: Path) -> Iterator[Start]:
     """Starts `piecework ARGS`, leading a process group as in a shell; ends it with the test."""
@@ -55,6 +62,8 @@ def start(home: Path, tmp_path: Path) -> Iterator[Start]:
             text=True,
             cwd=tmp_path,
             process_group=0,
+            # A shell that runs the tests in the background makes them ignore Ctrl-C.
+            preexec_fn=_heed_interrupts,  # noqa: PLW1509 - these tests start no threads
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         started.append(process)
@@ -65,3 +74,10 @@ def start(home: Path, tmp_path: Path) -> Iterator[Start]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One platform, with a real Airflow, for all tests that need one."""
+    with start_world(tmp_path_factory.mktemp("airflow")) as found:
+        yield found

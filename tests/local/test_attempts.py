@@ -124,6 +124,7 @@ def test_starting_an_attempt_again_finds_it(here: Place) -> None:
 
 _STARTER = """
 import pickle, sys
+from piecework.config import load
 from piecework.runners.local import LocalRunner
 request = pickle.load(sys.stdin.buffer)
 print(LocalRunner(load()).start(request).attempt)
@@ -294,6 +295,17 @@ def test_the_attempts_of_a_run_are_found_and_a_retry_keeps_the_place_of_its_run(
     assert here.runner.status("../../etc.1") is None
     with pytest.raises(RunnerError, match="there is no attempt"):
         here.runner.cancel("test.nothing.1.1", "")
+
+
+def test_a_run_is_never_run_twice_at_the_same_time(here: Place) -> None:
+    first = here.start("import time; time.sleep(600)")
+    with pytest.raises(RunnerError, match="has not ended"):
+        here.runner.start(here.request("print()", number=2))
+    here.runner.cancel(first, "enough")
+    here.wait(first)
+    second = here.runner.start(here.request("print()", number=2)).attempt
+    assert here.wait(second).outcome is Outcome.SUCCESS
+    here.assert_settled(first, second)
 
 
 def test_memory_that_is_used_is_measured(here: Place, enforcement: str) -> None:

@@ -139,8 +139,13 @@ def test_a_reboot_closes_what_ran_and_what_waited(here: Place, boot: Path) -> No
         with contextlib.suppress(ProcessLookupError):  # they end each other
             kill(pid)
     boot.write_text("after")
-    tended = tend(here.settings)
-    assert set(tended.closed) == {running, waiting}
+    closed: set[str] = set()
+
+    def all_closed() -> bool:  # a killed process takes a moment to let its lock go
+        closed.update(tend(here.settings).closed)
+        return closed == {running, waiting}
+
+    wait_for(all_closed, "the keeper closes both")
     assert here.status(running).outcome is Outcome.INTERRUPTED
     assert here.status(running).cause == "this computer was restarted"
     assert here.status(waiting).outcome is Outcome.NEVER_STARTED

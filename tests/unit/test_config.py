@@ -80,8 +80,8 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_told_with_what_would_be_right(
     tmp_path: Path, toml: str, message: str
 ) -> None:
+    (tmp_path / "piecework.toml").write_text(toml)
     with pytest.raises(ConfigError) as raised:
-        (tmp_path / "piecework.toml").write_text(toml)
         config.load({}, tmp_path)
     assert message in str(raised.value)
     assert str(tmp_path) in str(raised.value)

@@ -57,16 +57,18 @@ def main() -> None:
     spark = SparkSession.builder.getOrCreate()
 
     load_trips(spark, f"{data}/tables", options.min_delay).cache()
+    folder = Path(data) / "delays"
+    folder.mkdir(exist_ok=True)
     for name, question in QUESTIONS.items():
-        answer = spark.sql(question)
-        answer.write.mode("overwrite").parquet(f"{data}/delays/{name}.parquet")
+        answer = spark.sql(question).toPandas()  # a few rows: they fit here
+        answer.to_parquet(folder / f"{name}.parquet", index=False)
         print(f"\n{name.replace('_', ' ')}, late: more than {options.min_delay} minutes")
-        answer.show(truncate=False)
+        print(answer.to_string(index=False))
     overall = spark.sql(f"SELECT {COUNTS} FROM trips").first()
     assert overall is not None
-    print(f"All: {overall.flights:,} flights, {overall.late_percent} % of arrivals late")
+    print(f"\nAll: {overall.flights:,} flights, {overall.late_percent} % of arrivals late")
     summary = json.dumps({"min_delay": options.min_delay, **overall.asDict()})
-    Path(data, "delays", "summary.json").write_text(summary)
+    (folder / "summary.json").write_text(summary)
     Path(os.environ["PIECEWORK_RESULT"]).write_text(summary)
     spark.stop()
 

@@ -66,7 +66,7 @@ def build_pipeline() -> Pipeline:
             VectorAssembler(inputCols=NUMBERS, outputCol="numbers"),
             StandardScaler(inputCol="numbers", outputCol="scaled", withMean=True),
             VectorAssembler(inputCols=["scaled", *vectors], outputCol="features"),
-            LogisticRegression(maxIter=40, regParam=0.001),
+            LogisticRegression(maxIter=25, regParam=0.001),
         ]
     )
 

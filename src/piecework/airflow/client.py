@@ -35,6 +35,8 @@ _TIMEOUT_SECONDS = 30.0
 #: Pauses before a request that got no answer is sent again.
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
 _PAGE = 100
+#: Tokens of this process, by Airflow and user: one is enough for all clients.
+_tokens: dict[tuple[str, str | None], str] = {}
 
 
 class RefusedError(PlatformError):
@@ -90,8 +92,8 @@ class AirflowClient:
 
     url: str
     user: str | None = None
-    password: str | None = None
-    token: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
     timeout_seconds: float = _TIMEOUT_SECONDS
     #: How often a request without an answer is repeated: a restart takes a few seconds.
     pauses: tuple[float, ...] = _PAUSES
@@ -358,6 +360,7 @@ class AirflowClient:
                 if not authorized or renewed or not renewable:
                     raise
                 renewed, self.token = True, None  # it has expired, or Airflow has a new secret
+                _tokens.pop((self.url, self.user), None)
             except PlatformError:
                 pause = next(waits, None)
                 if pause is None:
@@ -365,6 +368,8 @@ class AirflowClient:
                 time.sleep(pause)
 
     def _authorize(self) -> str:
+        if self.token is None:
+            self.token = _tokens.get((self.url, self.user))
         if self.token is None:
             if not self.user or not self.password:
                 raise RefusedError(
@@ -375,7 +380,7 @@ class AirflowClient:
                 )
             body = {"username": self.user, "password": self.password}
             found = self._send_once("POST", "/auth/token", body, {"Accept": "application/json"})
-            self.token = str(found["access_token"])
+            self.token = _tokens[self.url, self.user] = str(found["access_token"])
         return self.token
 
     def _send_once(

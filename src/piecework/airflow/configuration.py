@@ -118,17 +118,19 @@ from piecework.airflow.submission import submit_dag
 
 dag = submit_dag()
 '''
+_ONE_WRITER = "from piecework.airflow.one_writer import OneWriterPlugin\n"
 
 
 def configure(settings: Settings) -> str:
     """Writes the configuration, with the port and the secrets of before; returns the API's URL."""
     folder = PlatformFolder(settings.home)
-    for path in (folder.root, folder.logs, folder.published, folder.root / "dags"):
+    parts = (folder.root / "dags", folder.root / "plugins")
+    for path in (folder.root, folder.logs, folder.published, *parts):
         path.mkdir(parents=True, exist_ok=True)
     folder.root.chmod(0o700)
     state = read_json(folder.state)
     for name in ("password", "jwt_secret", "secret_key"):
-        state.setdefault(name, secrets.token_urlsafe(32))
+        state.setdefault(name, secrets.token_urlsafe(64))
     state.setdefault("fernet_key", base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
     state["port"] = _choose_port(settings.airflow_port or int(state.get("port", 0)), settings)
     write_private(folder.state, json.dumps(state))
@@ -136,6 +138,7 @@ def configure(settings: Settings) -> str:
     access = {"url": url_of(state), "username": USER, "password": state["password"]}
     write_private(folder.access, json.dumps(access))
     write_private(folder.root / "dags" / "piecework_submit.py", _SUBMIT)
+    write_private(folder.root / "plugins" / "piecework_one_writer.py", _ONE_WRITER)
     write_private(folder.config, _render(_sections(folder, state)))
     return url_of(state)
 
@@ -252,7 +255,7 @@ def _sections(folder: PlatformFolder, state: dict[str, Any]) -> dict[str, dict[s
 
 
 #: SQLite: how long a write waits for another process's (`sql_alchemy_connect_args`).
-CONNECT = {"timeout": 60}
+CONNECT = {"timeout": 30}
 
 
 def _render(sections: dict[str, dict[str, object]]) -> str:

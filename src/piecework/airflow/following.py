@@ -18,7 +18,7 @@ from typing import Any
 
 from piecework.airflow.assignment import Assignment
 from piecework.config import Settings
-from piecework.errors import PieceworkError
+from piecework.errors import ConfigError
 from piecework.ledger.events import Outcome
 from piecework.plan.choose import plan_job
 from piecework.plan.plan import Plan
@@ -63,7 +63,7 @@ def make_plan(
     pools = load_pools(settings)
     name = assignment.job.pool or settings.pool
     if name not in pools:
-        raise PieceworkError(
+        raise ConfigError(
             f"job {assignment.job_name!r} asks for the machine pool {name!r}, which is not "
             f"configured; there are {', '.join(sorted(pools))}"
         )

@@ -45,7 +45,7 @@ _TEND_SECONDS = 3.0
 #: A component that lived this long is not in a crash loop: its back-off starts anew.
 _SETTLED_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 30.0
-_PATIENCE_SECONDS = 8.0
+_PATIENCE_SECONDS = 4.0
 
 
 def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:

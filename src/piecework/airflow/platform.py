@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ def up(settings: Settings, progress: Callable[[str], None] = lambda _: None) -> 
             configure(settings)
             _migrate(settings, folder, progress)
             progress("starting Airflow: " + ", ".join(COMPONENTS))
-            _start_foreman(settings, folder)
+            with _finished_first():
+                _start_foreman(settings, folder)
         _wait_until_healthy(settings, folder, progress)
     return status(settings)
 
@@ -187,6 +189,28 @@ def _foreman_runs(folder: PlatformFolder) -> bool:
 def _foreman(folder: PlatformFolder) -> Identity | None:
     known = read_json(folder.components).get("foreman", {})
     return Identity.from_json(known["identity"]) if known.get("identity") else None
+
+
+@contextlib.contextmanager
+def _finished_first() -> Iterator[None]:
+    """An interrupt waits until the block is done: a foreman that nobody recorded can't be ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {
+        name: signal.signal(name, lambda number, _: held.append(number))
+        for name in names
+        if signal.getsignal(name) not in (signal.SIG_IGN, None)
+    }
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 def _start_foreman(settings: Settings, folder: PlatformFolder) -> None:

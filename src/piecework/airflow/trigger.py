@@ -139,6 +139,8 @@ class JobTrigger(BaseTrigger):
                 await asyncio.to_thread(
                     write_failure, self.task_instance, self.load_settings(), ending
                 )
+            elif not self.resume:
+                await self._give_result(_limit(ending.result))
         finally:
             _active -= 1
         yield self._tell(ending)
@@ -206,7 +208,7 @@ class JobTrigger(BaseTrigger):
             dag_id=ti.dag_id,
             dag_run_id=ti.run_id,
             task_id=ti.task_id,
-            map_index=ti.map_index if ti.map_index is not None else -1,
+            map_index=_index(ti),
             max_tries=self.max_tries if self.max_tries is not None else self._ask_max_tries(),
             try_number=ti.try_number,
         )
@@ -234,9 +236,8 @@ class JobTrigger(BaseTrigger):
 
     def _state(self) -> TaskState | None:
         ti: Any = self.task_instance
-        map_index = ti.map_index if ti.map_index is not None else -1
         client = AirflowClient.from_settings(self.load_settings())
-        return client.task(ti.dag_id, ti.run_id, ti.task_id, map_index)
+        return client.task(ti.dag_id, ti.run_id, ti.task_id, _index(ti))
 
     def _look(self) -> Progress:
         assert self.assignment is not None
@@ -268,7 +269,7 @@ class JobTrigger(BaseTrigger):
     async def _give_result(self, result: Any) -> None:
         """Makes the result the task's XCom.
 
-        Not by TaskSuccessEvent(xcoms=...): Airflow 3.3 stores those as texts of JSON, which
+        Not with TaskSuccessEvent(xcoms=...): Airflow 3.3 stores those as texts of JSON, which
         workers then get instead of the value.
         """
         ti: Any = self.task_instance
@@ -282,7 +283,7 @@ class JobTrigger(BaseTrigger):
                     dag_id=ti.dag_id,
                     task_id=ti.task_id,
                     run_id=ti.run_id,
-                    map_index=ti.map_index if ti.map_index is not None else -1,
+                    map_index=_index(ti),
                 )
             except Exception as error:  # Airflow is away for a while; the result is not lost
                 _log.warning("the result could not be given to Airflow, trying on: %s", error)
@@ -306,6 +307,10 @@ class JobTrigger(BaseTrigger):
                 }
             )
         return TaskSuccessEvent() if success else TaskFailedEvent()
+
+
+def _index(ti: Any) -> int:
+    return -1 if ti.map_index is None else int(ti.map_index)
 
 
 class _ReplacedError(Exception):

@@ -19,8 +19,9 @@ from piecework.cli import bill, terminal
 from piecework.cli.interrupts import cleaning_up
 from piecework.cli.log_output import LogOutput
 from piecework.cli.logs import follow_attempt
+from piecework.cli.past import past_of
 from piecework.cli.pipeline_run import Ended, name_pipeline_run, read_runs, teller
-from piecework.cli.planning import past_of, plan_alone
+from piecework.cli.planning import plan_alone
 from piecework.config import Settings
 from piecework.plan.plan import History, Plan
 from piecework.runners.retry import next_step
@@ -94,7 +95,7 @@ def run_alone(
     context = template_context(params, run, pipeline.name, name, clock.now())
     job = render_job(pipeline.job(name), context)
     with past_of(settings, pipeline.name) as find_history:
-        past = find_history(name) if find_history else None
+        past = find_history(name)
     folder = f"{settings.data}/{pipeline.name}/{pipeline_run}" if data is None else str(data)
     alone = _Alone(
         name, job, run, file, pipeline, params, settings, pool, past, pipeline_run, folder

@@ -202,4 +202,5 @@ def age(text: str | None, now: datetime) -> str | None:
     if text is None:
         return None
     seconds = (now.astimezone(UTC) - datetime.fromisoformat(text)).total_seconds()
-    return span_text(max(0.0, seconds))
+    whole = max(0, int(seconds))
+    return f"{whole}s" if whole < 10 else span_text(whole)

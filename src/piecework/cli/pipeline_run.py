@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from piecework import clock
 from piecework.cli import bill, terminal
 from piecework.cli.interrupts import cleaning_up
-from piecework.cli.planning import past_of, plan_pipeline
+from piecework.cli.past import past_of
+from piecework.cli.planning import plan_pipeline
 from piecework.cli.platform_users import platform_in_use
 from piecework.config import Settings
 from piecework.errors import NoMachineError
@@ -178,7 +179,7 @@ def _compare(ended: Ended, settings: Settings) -> None:
         return
     terminal.result()
     if comparison.as_if:
-        terminal.result(
+        terminal.result_paragraph(
             "These machines were slices of this computer; prices are as if they were bought."
         )
-    terminal.result(comparison.sentence)
+    terminal.result_paragraph(comparison.sentence)

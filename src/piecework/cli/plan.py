@@ -29,7 +29,8 @@ def command(file: Path, job: str | None, pool: str | None, why: bool, as_json: b
     Nothing is bought or started. Exits 3 where no machine fits a job.
     """
     from piecework import config
-    from piecework.cli.planning import only_job, past_of, plan_pipeline
+    from piecework.cli.past import past_of
+    from piecework.cli.planning import only_job, plan_pipeline
     from piecework.spec.load import load_pipeline
 
     settings = config.load()
@@ -72,7 +73,7 @@ def _print(pipeline: Pipeline, planned: Planned, why: bool) -> None:
         terminal.result(table(columns, rows, terminal.width()))
     if any(plan.as_if for plan in planned.plans.values()):
         terminal.result()
-        terminal.result(
+        terminal.result_paragraph(
             "Pool local: the machines are slices of this computer; prices are as if they were "
             f"bought{_price_date(planned)}."
         )

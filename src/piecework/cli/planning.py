@@ -5,11 +5,10 @@ Enters a pipeline and the settings; leaves a Plan for each job. Buys and starts 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from piecework.cli.past import FindHistory
 from piecework.config import Settings
 from piecework.errors import InputError, NoMachineError
 from piecework.plan.choose import plan_job
@@ -19,9 +18,6 @@ from piecework.spec.job import Job
 from piecework.spec.pipeline import Pipeline
 from piecework.spec.pool import Pool, load_pools
 from piecework.units import Memory
-
-#: Finds the past of a job, by its name.
-FindHistory = Callable[[str], History | None]
 
 
 @dataclass(frozen=True)
@@ -116,21 +112,3 @@ def only_job(pipeline: Pipeline, name: str) -> Pipeline:
     """The pipeline with this job alone; raises InputError with what there is."""
     job = pipeline.job(name).model_copy(update={"after": ()})
     return pipeline.model_copy(update={"jobs": {name: job}})
-
-
-@contextlib.contextmanager
-def past_of(settings: Settings, pipeline: str) -> Iterator[FindHistory | None]:
-    """Finds the past of the pipeline's jobs in the ledger; None where there is no ledger yet.
-
-    Opening a ledger takes longer than planning, so one that does not exist is not made for this.
-    """
-    prefix = "sqlite:///"
-    url = settings.ledger_url
-    if url.startswith(prefix) and not Path(url.removeprefix(prefix)).exists():
-        yield None
-        return
-    from piecework.ledger.store import open_ledger
-    from piecework.report.history import history
-
-    with open_ledger(url) as ledger:
-        yield lambda job: history(ledger, pipeline, job)

@@ -97,25 +97,28 @@ def platform_in_use(
 
     users = PlatformUsers(settings)
     with users.deciding():
-        if platform.status(settings).state == "down" and not keep:
+        if platform.status(settings).state == "down":
             users.borrow()
-        if keep:
-            users.keep()
         users.enter()
     try:
         platform.up(settings, progress)
         yield
     finally:
-        _leave(settings, users, progress)
+        _leave(settings, users, keep, progress)
 
 
-def _leave(settings: Settings, users: PlatformUsers, progress: Callable[[str], None]) -> None:
+def _leave(
+    settings: Settings, users: PlatformUsers, keep: bool, progress: Callable[[str], None]
+) -> None:
     from piecework.airflow import platform
     from piecework.cli.interrupts import cleaning_up
 
     left = "the platform may still be running; `piecework down` stops it"
     with cleaning_up(left), users.deciding():
         users.leave()
+        if keep:
+            # Not before: another `run` may have found it down meanwhile, and marked it as its own.
+            users.keep()
         if not users.borrowed:
             return
         if users.others():

@@ -40,10 +40,10 @@ def progress() -> Iterator[Show]:
         with _live() as show:
             yield show
     else:
-        yield _Lines()
+        yield Lines()
 
 
-class _Lines:
+class Lines:
     """A line for each change, with its time."""
 
     def __init__(self) -> None:
@@ -83,12 +83,11 @@ def draw(views: Sequence[JobView], now: datetime) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, justify="right")
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False, expand=True)
+    for justify in ("left", "left", "left", "right"):
+        table.add_column(no_wrap=True, justify=justify)
+    # Only what explains is cut to fit.
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     for view in views:
         mark, colour = _MARKS.get(view.state, ("✗", "red"))
         again = f" ({view.number})" if view.number > 1 else ""

@@ -12,8 +12,7 @@ from piecework.cli import options, terminal
 def command(as_json: bool) -> None:
     """Print the JSON Schema of pipeline files, for editors.
 
-    Save it, and name it in the first line of a file:
-    # yaml-language-server: $schema=piecework.schema.json
+    Many editors use it where a file's first line is `# yaml-language-server: $schema=PATH`.
     """
     del as_json  # it is JSON in any case
     from piecework.spec.schema import json_schema

@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, TextIO
@@ -43,6 +44,14 @@ def one_line(text: str) -> str:
 def result(text: str = "") -> None:
     """Prints a result."""
     click.echo(text, color=coloured(sys.stdout))
+
+
+def result_paragraph(text: str) -> None:
+    """Prints a result of some sentences, broken between words where a terminal ends."""
+    columns = width()
+    if columns is not None:
+        text = textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
+    result(text)
 
 
 def result_json(value: Any) -> None:

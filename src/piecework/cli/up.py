@@ -22,6 +22,15 @@ def command(as_json: bool) -> None:
     settings = config.load()
     users = PlatformUsers(settings)
     with users.deciding():
-        users.keep()
-    found = platform.up(settings, terminal.step)
+        users.enter()
+    try:
+        found = platform.up(settings, terminal.step)
+        with users.deciding():
+            # Not before: a `run` may have found it down meanwhile, and marked it as its own.
+            users.keep()
+    except KeyboardInterrupt:
+        terminal.say("\nThe platform may be coming up; `piecework down` stops it.")
+        raise
+    finally:
+        users.leave()
     show(settings, found, as_json)

@@ -16,7 +16,7 @@ class ContainerEngine:
     program = ContainerProgram
 
     def launch(self, plan: Plan, program: Any, code: str) -> Launch:
-        """The starter `container`; `command` replaces the image's entrypoint, `args` its command."""
+        """The starter `container`; `command` replaces its entrypoint, `args` its command."""
         command = None if program.command is None else list(program.command)
         return Launch(
             engine=self.name,

@@ -25,7 +25,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import time
 from importlib import import_module
@@ -34,7 +33,7 @@ from typing import Any
 
 from piecework.entrypoint import tree, use
 from piecework.entrypoint.size import size_environment
-from piecework.entrypoint.start import CannotStart, Start
+from piecework.entrypoint.start import CannotStart, Start, run_afterwards
 
 #: By these the sweep finds what an attempt left running, so no job may change them.
 _IDENTITY = ("PIECEWORK_ATTEMPT", "PIECEWORK_FOLDER")
@@ -81,8 +80,7 @@ class Entrypoint:
         exhausted = start.out_of_memory is not None and os.path.exists(start.out_of_memory)  # noqa: PTH110 - no pathlib here
         self._report({"exited": self.status, "out_of_memory": exhausted})
         self._end_tree()
-        for command in start.afterwards:
-            _run_quietly(command, start)
+        run_afterwards(Path(order["work"]))
         self._end_tree()
         self._report({"use": use.use_of_children()})
         return 0
@@ -179,7 +177,11 @@ def _prepare(order: dict[str, Any]) -> Start:
 
 def _spawn(start: Start) -> int:
     # posix_spawn looks the program up in this process's PATH, which may not be the program's.
-    program = shutil.which(start.argv[0], path=start.env.get("PATH"))
+    program: str | None = start.argv[0]
+    if not os.path.isabs(start.argv[0]):  # noqa: PTH117 - no pathlib here
+        import shutil
+
+        program = shutil.which(start.argv[0], path=start.env.get("PATH"))
     if program is None:
         raise CannotStart(f"there is no command {start.argv[0]!r}; install it or correct PATH")
     identity = {name: os.environ[name] for name in _IDENTITY if name in os.environ}
@@ -190,15 +192,6 @@ def _spawn(start: Start) -> int:
         setsid=True,
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM],
     )
-
-
-def _run_quietly(command: tuple[str, ...], start: Start) -> None:
-    import subprocess
-
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(
-            command, env=dict(start.env), stdin=subprocess.DEVNULL, check=False, timeout=60
-        )
 
 
 def main() -> int:

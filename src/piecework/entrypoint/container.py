@@ -24,7 +24,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from piecework.entrypoint.start import CannotStart, Machine, Start, own_folder, program_args
+from piecework.entrypoint.start import (
+    CannotStart,
+    Machine,
+    Start,
+    afterwards,
+    own_folder,
+    program_args,
+)
 
 #: Inside the container.
 CODE, DATA, ARTIFACTS, RESULT = (
@@ -129,9 +136,11 @@ def build(
     return Start(
         argv=(sys.executable, "-P", str(session), "container", str(own / "session.json")),
         env={**environ, **private},
-        files={str(own / "session.json"): json.dumps(config)},
+        files={
+            str(own / "session.json"): json.dumps(config),
+            **afterwards(work, (runtime.path, "rm", "--force", "--volumes", name)),
+        },
         folders=(str(own / "result"),),
-        afterwards=((runtime.path, "rm", "--force", "--volumes", name),),
         out_of_memory=str(own / "out-of-memory"),
     )
 

@@ -8,9 +8,7 @@ program does to its interpreter cannot hold up the scheduler, and its end ends t
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from piecework.entrypoint.start import (
     CannotStart,
     Machine,
     Start,
+    find_packages,
     interpreter,
     own_folder,
     program_args,
@@ -45,7 +44,8 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
     """
     program, own = launch["program"], own_folder(work)
     python = interpreter(environ)
-    if python == sys.executable and importlib.util.find_spec("distributed") is None:
+    env = program_environment(launch, environ)
+    if not find_packages(python, env, "distributed"):
         raise CannotStart(f"Dask is not installed for {python}; pip install 'piecework[dask]'")
     workers, threads, memory = cluster_sizes(
         Machine.from_environ(environ), program.get("threads_per_worker")
@@ -59,7 +59,6 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
         "report": str(Path(environ.get("PIECEWORK_ARTIFACTS") or work) / "dask-report.html"),
         "out_of_memory": str(own / "out-of-memory"),
     }
-    env = program_environment(launch, environ)
     env["DASK_TEMPORARY_DIRECTORY"] = str(own / "dask")
     session = Path(__file__).with_name("session.py")
     return Start(

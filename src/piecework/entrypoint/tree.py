@@ -24,7 +24,13 @@ class Process(NamedTuple):
     parent: int
     start: int
     state: str
+    threads: int
     resident_bytes: int
+
+    @property
+    def is_alive(self) -> bool:
+        """A zombie is not; but one whose other threads still run only looks like one."""
+        return self.state not in "ZX" or self.threads > 1
 
 
 def adopt_orphans() -> None:
@@ -49,14 +55,15 @@ def read_process(pid: int) -> Process | None:
         parent=int(fields[1]),
         start=int(fields[19]),
         state=fields[0].decode(),
+        threads=int(fields[17]),
         resident_bytes=int(fields[21]) * _PAGE,
     )
 
 
 def processes() -> list[Process]:
-    """All processes of this host that are not zombies."""
+    """All living processes of this host."""
     found = (read_process(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208 - names are enough
-    return [process for process in found if process and process.state not in "ZX"]
+    return [process for process in found if process and process.is_alive]
 
 
 def descendants(root: int) -> list[Process]:

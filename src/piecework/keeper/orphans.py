@@ -18,6 +18,7 @@ from typing import Any
 from piecework import clock
 from piecework.clock import Clock
 from piecework.entrypoint import tree
+from piecework.entrypoint.start import run_afterwards
 from piecework.entrypoint.use import UNKNOWN
 from piecework.errors import RunnerError
 from piecework.ledger.events import Event, Kind, Outcome
@@ -78,6 +79,7 @@ def close_dead(folder: AttemptFolder, home: Path, now: Clock = clock.now) -> boo
         if left and group is not None:
             group.stop_forks()
         tree.end_all(lambda: _members(folder), 0.0, on_tick=lambda: None)
+        run_afterwards(folder.work)
         at = now() if left else min(seen, now())
         _write_end(folder, _why(folder, restarted), at, now())
         _vacate(folder, home, at, now, restarted)
@@ -109,8 +111,7 @@ def _write_end(folder: AttemptFolder, ending: Ending, at: datetime, now: datetim
     }
     folder.append(Event(source, order.attempt, Kind.ATTEMPT_ENDED, 0, latest, now, data))
     folder.sync()
-    if group is not None:
-        group.remove()
+    remove_group(folder, patience_seconds=1.0)
 
 
 def _why(folder: AttemptFolder, restarted: bool) -> Ending:
@@ -154,10 +155,17 @@ def _members(folder: AttemptFolder) -> list[tree.Process]:
     group = _group(folder)
     for pid in group.members() if group is not None else ():
         process = tree.read_process(pid)
-        if process is not None and process.state not in "ZX":
+        if process is not None and process.is_alive:
             found[pid] = process
     found.pop(os.getpid(), None)
     return list(found.values())
+
+
+def remove_group(folder: AttemptFolder, patience_seconds: float = 0.0) -> None:
+    """Removes the control groups of an attempt that has ended, where they are still there."""
+    group = _group(folder)
+    if group is not None:
+        group.remove(patience_seconds)
 
 
 def _group(folder: AttemptFolder) -> cgroup.Cgroup | None:

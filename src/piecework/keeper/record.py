@@ -12,6 +12,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from piecework.keeper.orphans import remove_group
 from piecework.ledger.events import Event, Kind
 from piecework.ledger.store import Ledger
 from piecework.machines import host
@@ -74,6 +75,7 @@ def _append(ledger: Ledger, batch: list[Event], done: list[tuple[AttemptFolder, 
         draft.write_text(str(offset))
         draft.replace(folder.recorded)
         if ended:
+            remove_group(folder)
             folder.close()
     batch.clear()
     done.clear()

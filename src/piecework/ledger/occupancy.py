@@ -61,6 +61,7 @@ class Machine:
     instance_type: str | None
     bought_for: str | None
     as_if: bool
+    first_seen_at: datetime
     requested_at: datetime | None
     launched_at: datetime | None
     joined_at: datetime | None
@@ -208,6 +209,7 @@ def _machine(subject: str, told: Sequence[Event], attempts: Mapping[str, Attempt
         instance_type=text_of(asked, "instance_type"),
         bought_for=text_of(asked, "attempt"),
         as_if=asked.get("as_if") is True,
+        first_seen_at=min(event.at for event in told),
         requested_at=_at(requested),
         launched_at=_at(launched),
         joined_at=_at(_first(by_kind, Kind.MACHINE_JOINED)),

@@ -62,31 +62,31 @@ class Ledger:
         """
         return sum(self._append(batch) for batch in sums.batches(events, _TRANSACTION))
 
-    def _append(self, events: list[Event]) -> int:
-        rows: dict[bytes, dict[str, Any]] = {}
-        for event in events:
-            try:
-                row = sums.row_of(event)
-            except (TypeError, ValueError) as error:
-                raise LedgerError(
-                    f"{self!r}: the event {event.kind} of {event.subject!r} cannot be recorded: "
-                    f"{error}"
-                ) from error
-            rows.setdefault(row["identity"], row)
+    def _append(self, batch: list[Event]) -> int:
+        events = {event.identity: event for event in reversed(batch)}
         # Most repeats are whole spools that are read again; they shall not queue for writing.
         with reading(self._engine) as connection:
-            _drop_known(connection, rows)
-        if not rows:
+            seen = sums.last_row(connection)
+            _drop_known(connection, events)
+        if not events:
             return 0
+        rows = [self._row(event, identity) for identity, event in reversed(events.items())]
         with writing(self._engine) as connection:
-            _drop_known(connection, rows)
+            if sums.last_row(connection) != seen:
+                _drop_known(connection, events)
+                rows = [row for row in rows if row["identity"].hex() in events]
             if rows:
-                sums.insert_new(connection, list(rows.values()))
-                about: dict[bool, set[str]] = {True: set(), False: set()}
-                for row in rows.values():
-                    about[row["kind"].startswith("machine.")].add(row["subject"])
-                sums.refresh(connection, machines=about[True], attempts=about[False])
+                sums.refresh(connection, list(events.values()))
+                sums.insert_new(connection, rows)
         return len(rows)
+
+    def _row(self, event: Event, identity: str) -> dict[str, Any]:
+        try:
+            return sums.row_of(event, identity)
+        except (TypeError, ValueError) as error:
+            raise LedgerError(
+                f"{self!r}: the event {event.kind} of {event.subject!r} cannot be recorded: {error}"
+            ) from error
 
     def events(
         self, subjects: Iterable[str] | None = None, since: datetime | None = None
@@ -131,8 +131,8 @@ def open_ledger(url: str, timeout_seconds: float = 30) -> Ledger:
     return Ledger(connect(url, timeout_seconds))
 
 
-def _drop_known(connection: Connection, rows: dict[bytes, dict[str, Any]]) -> None:
-    for batch in sums.batches(list(rows)):
+def _drop_known(connection: Connection, events: dict[str, Event]) -> None:
+    for batch in sums.batches([bytes.fromhex(identity) for identity in events]):
         query = select(EVENTS.c.identity).where(EVENTS.c.identity.in_(batch))
         for identity in connection.execute(query).scalars():
-            del rows[bytes(identity)]
+            del events[bytes(identity).hex()]

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, delete, or_, select
+from sqlalchemy import Connection, Table, delete, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from piecework.ledger.charges import (
@@ -67,11 +67,11 @@ def plain(text: str | None) -> str | None:
     return text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
-def row_of(event: Event) -> dict[str, Any]:
+def row_of(event: Event, identity: str) -> dict[str, Any]:
     """The event as a row of `events`."""
     about = text_of(event.data, "attempt") if event.kind.value.startswith("machine.") else None
     return {
-        "identity": bytes.fromhex(event.identity),
+        "identity": bytes.fromhex(identity),
         "subject": event.subject,
         "kind": event.kind.value,
         "source": event.source,
@@ -135,19 +135,30 @@ def machines_of(connection: Connection, attempts: Iterable[str]) -> set[str]:
 
 
 def timeline_of(
-    connection: Connection, machines: Iterable[str], attempts: Iterable[str] = ()
+    connection: Connection,
+    machines: Iterable[str],
+    attempts: Iterable[str] = (),
+    new: Sequence[Event] = (),
 ) -> Timeline:
-    """The machines with every attempt that had to do with them, and these attempts besides."""
-    events = select_events(connection, sorted(set(machines)))
+    """The machines with every attempt that had to do with them, and these attempts besides.
+
+    `new` are events that are not written yet.
+    """
+    events = [*select_events(connection, sorted(set(machines))), *new]
     named = {about for event in events if (about := text_of(event.data, "attempt")) is not None}
     named.update(attempts)
     return read_timeline([*events, *select_events(connection, sorted(named))])
 
 
-def refresh(connection: Connection, machines: set[str], attempts: set[str]) -> None:
-    """Brings the answers up to date after new events about these subjects."""
+def refresh(connection: Connection, new: Sequence[Event]) -> None:
+    """Brings the answers up to date with new events, before these are written themselves.
+
+    What is there already is read; what is new is at hand, and mostly about new subjects.
+    """
+    machines = {event.subject for event in new if event.kind.value.startswith("machine.")}
+    attempts = {event.subject for event in new if not event.kind.value.startswith("machine.")}
     affected = machines | machines_of(connection, attempts)
-    timeline = timeline_of(connection, affected, attempts)
+    timeline = timeline_of(connection, affected, attempts, new)
     written = [attempt_row(timeline.attempts[a]) for a in attempts if a in timeline.attempts]
     upsert(connection, ATTEMPTS, written)
     changes: dict[Key, list[int]] = defaultdict(lambda: [0, 0, 0])
@@ -184,7 +195,7 @@ def machine_row(machine: Machine, attempts: Mapping[str, Attempt]) -> dict[str, 
         "id": machine.id,
         "pool": plain(machine.pool),
         "open": int(machine.gone_at is None),
-        "seen_at": to_microseconds(first_sign(machine)),
+        "seen_at": to_microseconds(machine.first_seen_at),
         "start": None,
         "paid_until": None,
         "reach": None,
@@ -201,18 +212,6 @@ def machine_row(machine: Machine, attempts: Mapping[str, Attempt]) -> dict[str, 
         row["nanos"], row["unpriced_microseconds"] = bill.nanos, bill.unpriced_microseconds
         row["charges"] = _store(machine, charges, attempts)
     return row
-
-
-def first_sign(machine: Machine) -> datetime:
-    """The earliest time at which anything is known of the machine."""
-    times = [
-        machine.requested_at,
-        machine.metered_from,
-        machine.released_at,
-        machine.gone_at,
-        *(price.at for price in machine.prices),
-    ]
-    return min(at for at in times if at is not None)
 
 
 def dimensions_of(machine: Machine, attempt: Attempt | None) -> Dimensions:
@@ -311,6 +310,12 @@ def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]])
     replaced = {name: statement.excluded[name] for name in rows[0] if name != "id"}
     statement = statement.on_conflict_do_update(index_elements=["id"], set_=replaced)
     connection.execute(statement, list(rows))
+
+
+def last_row(connection: Connection) -> int:
+    """Grows with every event that is written: where it is the same, so are the events."""
+    last: int = connection.execute(select(func.coalesce(func.max(EVENTS.c.id), 0))).scalar_one()
+    return last
 
 
 def insert_new(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:

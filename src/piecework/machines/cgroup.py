@@ -88,18 +88,18 @@ class Cgroup:
             with suppress(OSError):
                 Path(file).write_text("0")
 
-    def remove(self) -> None:
-        """Removes the groups; their processes must be gone. Can be done twice."""
-        for folder in (self.memory, *self.others):
-            for _ in range(50):
-                try:
-                    folder.rmdir()
-                except FileNotFoundError:
-                    break
-                except OSError:  # the last process is not quite gone
-                    time.sleep(0.02)
-                else:
-                    break
+    def remove(self, patience_seconds: float = 30.0) -> bool:
+        """Removes the groups; their processes must have ended. Can be done twice.
+
+        The kernel may still be taking a large process apart: False where that took too long.
+        """
+        until = time.monotonic() + patience_seconds
+        left = [self.memory, *self.others]
+        while True:
+            left = [folder for folder in left if not _remove(folder)]
+            if not left or time.monotonic() >= until:
+                return not left
+            time.sleep(0.02)
 
 
 def create(name: str, memory_bytes: int, cores: Sequence[int]) -> Cgroup | None:
@@ -179,6 +179,16 @@ def _create_v2(
             return Cgroup(2, group)
         folder = folder.parent
     return None
+
+
+def _remove(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _make(root: Path, inside: str, name: str) -> Path | None:

@@ -228,7 +228,8 @@ class Machines:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk rolls back by itself
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 

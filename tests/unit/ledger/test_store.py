@@ -12,16 +12,22 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, text
 
 from piecework.errors import LedgerError
+from piecework.ledger import connection as connection_module
 from piecework.ledger.connection import writing
-from piecework.ledger.events import Event
+from piecework.ledger.events import Event, Kind
 from piecework.ledger.schema import HEAD, METADATA
 from piecework.ledger.store import Ledger, open_ledger
 from piecework.report.cost import cost
+from piecework.report.machines import list_machines
+from piecework.report.runs import list_runs
 from tests.unit.ledger.answers import expected_bills, expected_costs, tables, told_costs
 from tests.unit.ledger.histories import at, attempt_life, histories, machine_life, tell, times
 
@@ -224,6 +230,14 @@ def _limit_pages(ledger: Ledger, pages: int) -> None:
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
 
 
+def test_the_migrations_make_the_tables_that_the_code_expects(url: str) -> None:
+    with open_ledger(url) as ledger, ledger.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    folder = Path(connection_module.__file__).with_name("migrations")
+    assert ScriptDirectory(str(folder)).get_heads() == [HEAD] == [found]
+
+
 def test_a_ledger_of_a_newer_version_is_refused(url: str) -> None:
     with open_ledger(url) as ledger, writing(ledger._engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -301,6 +315,26 @@ def test_reading_the_ledger_imports_no_migrations(url: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_subject_of_which_one_event_is_known_is_no_trouble(url: str, kind: Kind) -> None:
+    with open_ledger(url) as ledger:
+        ledger.append([tell("s", kind.value, 0, attempt=""), tell("t", kind.value, 0, attempt=A)])
+        verification = ledger.verify(at(100))
+        assert verification.problems == ()
+        assert verification.machines + verification.attempts == 2
+        assert cost(ledger, "day", now=at(100)).total.amount == 0
+        assert len(list_runs(ledger)) + len(list_machines(ledger)) == 2
+
+
+def test_the_first_of_two_events_of_one_identity_counts(url: str) -> None:
+    first = tell("m0", "machine.launched", 0, minimum_seconds=60)
+    second = replace(first, data={"minimum_seconds": 3600})
+    with open_ledger(url) as ledger:
+        assert ledger.append([first, second]) == 1
+        assert ledger.append([second]) == 0
+        assert ledger.events() == [first]
 
 
 def test_a_clock_that_was_months_off_does_not_stop_the_ledger(url: str) -> None:

@@ -70,7 +70,7 @@ def test_the_sentence_says_what_a_24x7_cluster_is(ledger: Ledger) -> None:
     assert found is not None
     assert found.sentence == (
         "The same jobs on a 24x7 cluster (the 2 machines busy at the busiest moment, 2 x m5.large, "
-        "paid for a whole day) would have cost $172.80; here they cost $1.20, 99% less."
+        "paid for a whole day) would have cost $172.80; here they cost $1.20, 99.3% less."
     )
     assert found.to_json()["sentence"] == found.sentence
 
@@ -96,6 +96,20 @@ def test_a_machine_without_a_price_makes_the_comparison_unknown() -> None:
     assert found is not None
     assert (found.cluster, found.saving) == (None, None)
     assert "not known" in found.sentence
+
+
+def test_the_busiest_moment_is_the_dearest_not_the_one_with_the_most_machines(
+    ledger: Ledger,
+) -> None:
+    big = "ml.train.ee.1"
+    ledger.append(machine_life("m4", 300, 400, bought_for=big, had={big: (300, 400)}, price="36"))
+    ledger.append(attempt_life(big, 0, 300, 400, pipeline_run="sunday"))
+    found = compare(ledger, now=at(2000))
+    assert found is not None
+    assert found.busiest_at == at(300)
+    assert found.cluster is not None
+    # m4 at 0.01 dollars a second beside m2 at 0.001, against two at 0.001 each at the start.
+    assert found.cluster.amount == Decimal(DAY) * Decimal("0.011")
 
 
 def test_nothing_that_was_busy_is_nothing_to_compare(ledger: Ledger) -> None:
