@@ -7,6 +7,7 @@ checked against this one authority; nothing skips it. Keys are P-256: made in a 
 from __future__ import annotations
 
 import ipaddress
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -145,7 +146,8 @@ def _name(user: str, groups: Sequence[str]) -> x509.Name:
     organizations = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
     # X.509 allows 64 characters; the names of Karpenter's nodes are longer, and Kubernetes, like
     # all that is written in Go, doesn't mind.
-    user_name = x509.NameAttribute(NameOID.COMMON_NAME, user, _validate=False)
+    with warnings.catch_warnings(action="ignore"):
+        user_name = x509.NameAttribute(NameOID.COMMON_NAME, user, _validate=False)
     return x509.Name([*organizations, user_name])
 
 

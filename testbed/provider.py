@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from piecework.clock import from_text, now
 from testbed import components, machine, record, wishes
 from testbed.api import Api, Object, is_ready
 from testbed.errors import TestbedError
@@ -31,6 +32,8 @@ NO_KUBELET = "testbed.piecework.dev/no-kubelet"
 _AWS_PREFIX = "aws:///"
 _KARPENTER_PREFIX = "kwok://"
 _POLL_SECONDS = 0.25
+_ABANDONED_SECONDS = 5
+_REGISTERED = "karpenter.sh/registered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +271,38 @@ def follow_nodes(place: Place, provider: Provider) -> None:
             time.sleep(0.5)
 
 
+def end_abandoned(place: Place, provider: Provider) -> None:
+    """Ends machines of Karpenter that never joined and whose claim is gone, for ever.
+
+    A cloud's provider would terminate the instance with its claim. The KWOK provider leaves that
+    to the Node's finalizer, which a Node gets only when it has joined.
+    """
+    while True:
+        time.sleep(_ABANDONED_SECONDS)
+        waiting = {
+            name: node
+            for name, node in list((provider.nodes or {}).items())
+            if node["spec"].get("providerID", "").startswith(_KARPENTER_PREFIX)
+            and _REGISTERED not in node["metadata"].get("labels", {})
+            and _age_seconds(node) > _ABANDONED_SECONDS
+        }
+        if not waiting:
+            continue
+        try:
+            with Api(place.admin) as api:
+                claims = api.list("NodeClaim", api_version="karpenter.sh/v1")
+                claimed = {claim.get("status", {}).get("providerID") for claim in claims}
+                for name, node in waiting.items():
+                    if node["spec"]["providerID"] not in claimed:
+                        api.delete("Node", name)
+        except Exception as error:
+            print(f"the API server did not answer: {error}", flush=True)  # noqa: T201
+
+
+def _age_seconds(node: Object) -> float:
+    return (now() - from_text(node["metadata"]["creationTimestamp"])).total_seconds()
+
+
 def from_nodes(nodes: dict[str, Object]) -> list[Bought]:
     """Those of these Node objects, by name, that Karpenter made for machines with kubelets."""
     found = []
@@ -297,6 +332,7 @@ def main() -> None:
     provider = Provider(place)
     threading.Thread(target=follow_aws, args=(place, provider), daemon=True).start()
     threading.Thread(target=follow_nodes, args=(place, provider), daemon=True).start()
+    threading.Thread(target=end_abandoned, args=(place, provider), daemon=True).start()
     provider.run()
 
 
