@@ -124,6 +124,14 @@ class Api:
             content_type="application/merge-patch+json",
         )
 
+    def patch_status(self, kind: str, name: str, change: Mapping[str, Any]) -> None:
+        """Merges a change into the status of an object of the cluster."""
+        self.resource(kind).status.patch(
+            body={"status": dict(change)},
+            name=name,
+            content_type="application/merge-patch+json",
+        )
+
     def delete(
         self,
         kind: str,

@@ -160,10 +160,13 @@ class Provider:
         wished = wishes.read(self._place, item.pool)
         joins = not wishes.take_never_join(self._place, item.pool)
         print(f"{item.name}: bought, a {item.type} of {item.pool}", flush=True)  # noqa: T201
+        size = size_of(item.type)
+        if size.gpus and item.provider_id.startswith(_KARPENTER_PREFIX):
+            self._hide_gpus(item.name)
         machine.start(
             self._place,
             item.name,
-            size_of(item.type),
+            size,
             labels=item.labels,
             taints=item.taints,
             provider_id=item.provider_id,
@@ -172,6 +175,15 @@ class Provider:
             gpus_advertised=wished.gpus_appear,
             gpu_delay_seconds=wished.gpu_seconds,
         )
+
+    def _hide_gpus(self, name: str) -> None:
+        """Takes the GPUs out of a Node that Karpenter made: only a device plug-in tells of them.
+
+        The Node is not ready before its kubelet is, so no pod comes in between.
+        """
+        hidden = {"nvidia.com/gpu": None}
+        with Api(self._place.admin) as api:
+            api.patch_status("Node", name, {"capacity": hidden, "allocatable": hidden})
 
     def _stop(self, name: str) -> None:
         machine.stop(self._place, name, why="given back")
