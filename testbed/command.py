@@ -40,7 +40,7 @@ from testbed.size import size_of
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command; returns its exit code."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         options.run(options)
@@ -57,7 +57,8 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """All verbs with their options."""
     parser = argparse.ArgumentParser(prog="python -m testbed", description=__doc__)
     parser.add_argument(
         "--name", default=place.default_name(), help="which testbed (default: %(default)s)"
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="for programs"
     )
     fault = verb("fault", _fault, "break something, on purpose")
-    fault.add_argument("fault", choices=sorted(_FAULTS))
+    fault.add_argument("fault", choices=sorted(FAULTS))
     fault.add_argument("what", help="a machine, a component, or a pool")
     fault.add_argument("value", nargs="?", help="seconds, a count, kbit/s: what the fault needs")
     verb("karpenter", _karpenter, "start Karpenter (and KWOK for pools without kubelets)")
@@ -201,7 +202,7 @@ def _stop(options: argparse.Namespace) -> None:
 
 
 #: Each takes the place, what it is about, and a value.
-_FAULTS: dict[str, Callable[[Place, str, str | None], None]] = {
+FAULTS: dict[str, Callable[[Place, str, str | None], None]] = {
     "kill-machine": lambda here, what, _: faults.kill_machine(here, what),
     "interrupt": lambda here, what, value: faults.interrupt(here, what, float(value or 120)),
     "slow-boot": lambda here, what, value: faults.slow_boot(here, what, float(value or 60)),
@@ -226,7 +227,7 @@ _FAULTS: dict[str, Callable[[Place, str, str | None], None]] = {
 
 
 def _fault(options: argparse.Namespace) -> None:
-    _FAULTS[options.fault](_here(options), options.what, options.value)
+    FAULTS[options.fault](_here(options), options.what, options.value)
 
 
 def _karpenter(options: argparse.Namespace) -> None:
