@@ -64,8 +64,8 @@ def run(quick: bool) -> Result:
         figures.append(_cold_build())
     programs.build_all(programs.say)
     figures += _start_and_stop(1 if quick else 5)
-    here = cluster.up(_NAME, programs.say)
     try:
+        here = cluster.up(_NAME, programs.say)
         with Api(here.admin) as api:
             figures += _memory_without_machines(here, notes)
             figures += _machines(here, api, notes)

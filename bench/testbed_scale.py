@@ -31,16 +31,16 @@ def run(quick: bool) -> Result:
     notes: list[str] = []
     figures: list[Figure] = []
     programs.build_all(programs.say)
-    here = cluster.up(_NAME, programs.say)
     try:
+        here = cluster.up(_NAME, programs.say)
         kwok.start(here)
         with Api(here.admin) as api:
             figures += _karpenter(here, api, waiting, notes)
             figures += _groups(here, api, waiting, notes)
     finally:
         cluster.down(_NAME)
-    here = cluster.up(_NAME, programs.say)
     try:
+        here = cluster.up(_NAME, programs.say)
         kwok.start(here)
         with Api(here.admin) as api:
             figures += _many(here, api, machines, 3 * machines, notes)
