@@ -151,6 +151,13 @@ class World:
                 except ProcessLookupError:
                     continue
 
+    def kill_all(self) -> None:
+        """kill -9 of the whole platform at once, as far as that goes."""
+        self.kill("foreman", "triggerer", "scheduler", "dag-processor", "api-server")
+        wait_for(
+            lambda: platform.status(self.settings).state == "down", "its end", PATIENCE_SECONDS
+        )
+
     def wait_until_up(self) -> None:
         wait_for(
             lambda: platform.status(self.settings).state == "up", "the platform", PATIENCE_SECONDS

@@ -83,8 +83,7 @@ def test_a_job_outlives_whatever_is_killed_around_it_and_is_found_again(world: W
         while world.component(name) == before:
             time.sleep(0.1)
     world.wait_until_up()
-    world.kill("foreman", "triggerer", "scheduler", "dag-processor", "api-server")
-    assert platform.status(world.settings).state == "down"
+    world.kill_all()
     platform.up(world.settings)
     platform.down(world.settings)
     assert platform.status(world.settings).state == "down"
@@ -108,7 +107,7 @@ def test_a_job_that_ends_while_airflow_is_away_is_reported_and_not_run_again(wor
     )
     run = world.request(good)
     attempt = world.wait_until_running(good, "away", run)
-    world.kill("foreman", "triggerer", "scheduler", "dag-processor", "api-server")
+    world.kill_all()
     world.gate("away").touch()
     assert world.wait_until_ended(attempt).outcome is Outcome.SUCCESS
     platform.up(world.settings)
