@@ -269,10 +269,15 @@ def _environ(request: AttemptRequest, folder: AttemptFolder) -> dict[str, str]:
 
 
 def _first_queued(home: Path, request: AttemptRequest) -> datetime | None:
-    """When the run's first attempt was queued: retries keep their place and their deadline."""
+    """When the run's first attempt was queued: retries keep their place and their deadline.
+
+    Attempts from before their task was cleared (see Owner.max_tries) are of an earlier request.
+    """
     for folder in folders_of_run(home, request.run):
         if folder.request.exists():
-            return clock.from_text(folder.read_order().run_queued_at)
+            order = folder.read_order()
+            if order.owner.get("max_tries", 0) >= request.owner.max_tries:
+                return clock.from_text(order.run_queued_at)
     return None
 
 
