@@ -183,6 +183,7 @@ def read_status(folder: AttemptFolder) -> AttemptStatus:
         exit_code=ended.data["exit_code"] if ended else None,
         result=_result(folder) if outcome is Outcome.SUCCESS else None,
         owner=Owner(**order.owner),
+        memory=Memory(order.memory_bytes),
     )
 
 
