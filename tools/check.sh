@@ -6,4 +6,4 @@ bin=$1
 "$bin/ruff" check --quiet .
 "$bin/mypy" --no-error-summary
 "$bin/lint-imports" --no-logo 2>/dev/null || "$bin/lint-imports"
-"$bin/python" -m pytest -q tests/unit
+"$bin/python" -m pytest -q -n 2 --dist loadfile tests/unit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import textwrap
@@ -15,7 +14,7 @@ from typing import Any
 from piecework import config
 from piecework.airflow import platform
 from piecework.airflow.client import AirflowClient, PipelineRunState, TaskState
-from piecework.airflow.configuration import PlatformFolder
+from piecework.airflow.configuration import PlatformFolder, read_json
 from piecework.airflow.processes import Identity, members
 from piecework.airflow.publish import publish
 from piecework.config import Settings
@@ -133,8 +132,14 @@ class World:
         return found
 
     def component(self, name: str) -> Identity:
-        recorded = json.loads(self.folder.components.read_text())
-        return Identity.from_json(recorded[name]["identity"])
+        """Who the component is, once there is one."""
+
+        def recorded() -> Identity | None:
+            known = read_json(self.folder.components).get(name, {}).get("identity")
+            return Identity.from_json(known) if known else None
+
+        found: Identity = wait_for(recorded, f"a {name}", PATIENCE_SECONDS)
+        return found
 
     def kill(self, *names: str) -> None:
         """kill -9 of components and all that they have forked."""
@@ -145,6 +150,13 @@ class World:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
+
+    def kill_all(self) -> None:
+        """kill -9 of the whole platform at once, as far as that goes."""
+        self.kill("foreman", "triggerer", "scheduler", "dag-processor", "api-server")
+        wait_for(
+            lambda: platform.status(self.settings).state == "down", "its end", PATIENCE_SECONDS
+        )
 
     def wait_until_up(self) -> None:
         wait_for(

@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from piecework.ledger.events import Outcome
 from piecework.runners.folder import folder_of
-from tests.local.airflow_platform import PATIENCE_SECONDS, World
+from tests.local.airflow_platform import PATIENCE_SECONDS, World, end_attempts
 from tests.local.attempts import wait_for
 
 pytestmark = pytest.mark.layer("airflow")
+
+
+@pytest.fixture(autouse=True)
+def _machines_are_free_afterwards(world: World) -> Iterator[None]:
+    """A test that fails leaves no job that keeps the next one waiting."""
+    yield
+    end_attempts(world.settings)
 
 
 def test_a_pipeline_goes_through_the_queue_with_its_parameters_and_results(world: World) -> None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
 
 import pytest
 
 from piecework.airflow import platform
 from piecework.ledger.events import Outcome
-from tests.local.airflow_platform import PATIENCE_SECONDS, World
+from tests.local.airflow_platform import PATIENCE_SECONDS, World, end_attempts
 from tests.local.attempts import wait_for
 
 pytestmark = pytest.mark.layer("airflow")
+
+
+@pytest.fixture(autouse=True)
+def _machines_are_free_afterwards(world: World) -> Iterator[None]:
+    """A test that fails leaves no job that keeps the next one waiting."""
+    yield
+    end_attempts(world.settings)
 
 
 @pytest.mark.parametrize("state", ["failed", "success"])
@@ -27,11 +36,12 @@ def test_a_task_that_is_marked_by_hand_ends_its_job(world: World, state: str) ->
     assert len(world.attempts(dag, name, run)) == 1
 
 
-def test_a_deleted_pipeline_run_ends_its_job(world: World) -> None:
+def test_a_pipeline_run_that_is_cancelled_and_deleted_ends_its_job(world: World) -> None:
     dag = world.gate_pipeline("deleted")
     run = world.request(dag)
     attempt = world.wait_until_running(dag, "deleted", run)
-    world.client.delete_run(dag, run)
+    world.client.cancel(dag, run)
+    world.client.delete_run(dag, run)  # Airflow deletes no running ones
     assert world.wait_until_ended(attempt).outcome is Outcome.CANCELLED
 
 
@@ -50,7 +60,6 @@ def test_a_cleared_task_runs_anew_whether_it_was_running_or_over(world: World) -
     world.gate("cleared").touch()
     world.expect("success", dag, run)
     _, second = world.attempts(dag, "cleared", run)
-    assert first.started_at is not None
     assert second.started_at is not None
     ended = world.wait_until_ended(first).ended_at
     assert ended is not None
@@ -71,10 +80,10 @@ def test_a_job_outlives_whatever_is_killed_around_it_and_is_found_again(world: W
     for name in ("triggerer", "scheduler"):
         before = world.component(name)
         world.kill(name)
-        wait_for(lambda n=name, b=before: world.component(n) != b, f"a new {name}", 60)  # type: ignore[misc]
+        while world.component(name) == before:
+            time.sleep(0.1)
     world.wait_until_up()
-    world.kill("foreman", "triggerer", "scheduler", "dag-processor", "api-server")
-    assert platform.status(world.settings).state == "down"
+    world.kill_all()
     platform.up(world.settings)
     platform.down(world.settings)
     assert platform.status(world.settings).state == "down"
@@ -98,7 +107,7 @@ def test_a_job_that_ends_while_airflow_is_away_is_reported_and_not_run_again(wor
     )
     run = world.request(good)
     attempt = world.wait_until_running(good, "away", run)
-    world.kill("foreman", "triggerer", "scheduler", "dag-processor", "api-server")
+    world.kill_all()
     world.gate("away").touch()
     assert world.wait_until_ended(attempt).outcome is Outcome.SUCCESS
     platform.up(world.settings)

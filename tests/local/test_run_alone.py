@@ -31,6 +31,7 @@ jobs:
   hungry: {python: hungry.py, machine: {memory: 512Mi}, retries: {out_of_memory: 1}}
   slow: {python: slow.py, timeout: 1s}
   stubborn: {python: stubborn.py}
+  patient: {python: patient.py}
   noisy: {python: noisy.py}
 """
 PROGRAMS = {
@@ -61,6 +62,7 @@ PROGRAMS = {
         "print('running', flush=True)\n"
         "time.sleep(600)\n"
     ),
+    "patient.py": "import time\nprint('running', flush=True)\ntime.sleep(600)\n",
     "noisy.py": "import sys\nsys.stdout.buffer.write(b'\\xff\\xfe caf\\xe9 \\x1b[2J\\n' * 1000)\n",
 }
 
@@ -71,6 +73,12 @@ def folder(tmp_path: Path) -> Path:
     for name, text in PROGRAMS.items():
         (tmp_path / name).write_text(text)
     return tmp_path
+
+
+def wait_until_told(process: subprocess.Popen[str], word: str) -> None:
+    """Returns when a line with the word came on stderr."""
+    assert process.stderr is not None
+    assert any(word in line for line in process.stderr), f"it never said {word!r}"
 
 
 def read(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -160,10 +168,7 @@ def test_ctrl_c_ends_the_whole_tree_and_bills_it(
     folder: Path, home: Path, start: Start, piecework: Piecework, assert_nothing_left: NothingLeft
 ) -> None:
     process = start("run", "trial.yaml", "--job", "stubborn", "--json")
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("running"):
-            break
+    wait_until_told(process, "running")
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
@@ -180,11 +185,8 @@ def test_ctrl_c_ends_the_whole_tree_and_bills_it(
 def test_sigterm_ends_it_like_ctrl_c(
     folder: Path, home: Path, start: Start, assert_nothing_left: NothingLeft
 ) -> None:
-    process = start("run", "trial.yaml", "--job", "stubborn")
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("running"):
-            break
+    process = start("run", "trial.yaml", "--job", "patient")
+    wait_until_told(process, "running")
     process.terminate()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
@@ -194,11 +196,8 @@ def test_sigterm_ends_it_like_ctrl_c(
 def test_a_run_outlives_a_command_that_is_killed_and_can_be_cancelled(
     folder: Path, home: Path, start: Start, piecework: Piecework, assert_nothing_left: NothingLeft
 ) -> None:
-    process = start("run", "trial.yaml", "--job", "stubborn")
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("running"):
-            break
+    process = start("run", "trial.yaml", "--job", "patient")
+    wait_until_told(process, "running")
     process.kill()
     process.wait()
     (listed,) = json.loads(piecework("ls", "--running", "--json").stdout)["runs"]
@@ -225,16 +224,13 @@ def test_a_log_is_printed_byte_by_byte(folder: Path, home: Path, piecework: Piec
 def test_following_a_log_ends_with_the_run(
     folder: Path, start: Start, piecework: Piecework
 ) -> None:
-    running = start("run", "trial.yaml", "--job", "stubborn")
-    assert running.stderr is not None
-    for line in running.stderr:
-        if line.startswith("running"):
-            break
-    following = start("logs", "-f", "stubborn")
+    running = start("run", "trial.yaml", "--job", "patient")
+    wait_until_told(running, "running")
+    following = start("logs", "-f", "patient")
     assert following.stdout is not None
     assert following.stdout.readline() == "running\n"
     assert following.poll() is None
-    assert piecework("cancel", "stubborn").returncode == 0
+    assert piecework("cancel", "patient").returncode == 0
     following.communicate(timeout=60)
     assert following.returncode == 0
     running.communicate(timeout=60)
@@ -279,19 +275,14 @@ def test_two_at_once_never_share_a_machine_at_the_same_time(
 def test_what_is_left_is_told_when_ctrl_c_comes_twice(
     folder: Path, home: Path, start: Start, piecework: Piecework, assert_nothing_left: NothingLeft
 ) -> None:
-    process = start("run", "trial.yaml", "--job", "stubborn")
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("running"):
-            break
+    process = start("run", "trial.yaml", "--job", "patient")
+    wait_until_told(process, "running")
     os.killpg(process.pid, signal.SIGINT)
-    for line in process.stderr:
-        if "cancelling" in line:
-            break
+    wait_until_told(process, "cancelling")
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "piecework cancel" in err or "stubborn" in err
+    assert "piecework cancel" in err or "patient" in err
     deadline = time.monotonic() + 60
     while json.loads(piecework("ls", "--running", "--json").stdout)["runs"]:
         assert time.monotonic() < deadline

@@ -366,6 +366,13 @@ class AirflowClient:
                 if pause is None:
                     raise
                 time.sleep(pause)
+                self._find_platform()
+
+    def _find_platform(self) -> None:
+        """A platform that was started anew may have had to take another port."""
+        state = read_json(PlatformFolder(self.settings.home).state) if self.settings else {}
+        if "port" in state:
+            self.url = url_of(state)
 
     def _authorize(self) -> str:
         if self.token is None:

@@ -21,6 +21,7 @@ from piecework.errors import PlatformError
 
 #: The user of the REST API that the platform makes for itself.
 USER = "admin"
+_PORTS = range(20_000, 32_000)
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 #: Begins the tag of a DAG that names the content of its published file.
 CONTENT_TAG = "content:"
@@ -149,16 +150,22 @@ def url_of(state: dict[str, Any]) -> str:
 
 
 def _choose_port(wanted: int, settings: Settings) -> int:
-    for port in (wanted, 0):
+    """The wanted port, else a free one below those that the kernel gives to outgoing connections:
+    one of those could be taken by anybody while the platform is down.
+    """
+    candidates = [wanted] if wanted else []
+    if not settings.airflow_port:
+        candidates += [secrets.choice(_PORTS) for _ in range(50)]
+    for port in candidates:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-        if settings.airflow_port:
-            raise PlatformError(
-                f"port {wanted} is taken, and airflow_port asks for it; "
-                "free it, or set airflow_port = 0 to take a free one"
-            )
+            return port
+    if settings.airflow_port:
+        raise PlatformError(
+            f"port {wanted} is taken, and airflow_port asks for it; "
+            "free it, or set airflow_port = 0 to take a free one"
+        )
     raise PlatformError("no free port on 127.0.0.1 for Airflow's REST API")
 
 

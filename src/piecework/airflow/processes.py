@@ -60,12 +60,11 @@ def members(leader: Identity, platform: Path) -> list[int]:
     present = _start_of(leader.pid)
     if present is not None and present != leader.start:
         return []  # the id was reused, so the session is somebody else's
-    marker = f"{PLATFORM_VARIABLE}={platform}".encode()
-    found = []
-    for pid, session in _sessions():
-        if session == leader.pid and (pid == leader.pid or marker in _environment(pid)):
-            found.append(pid)
-    return found
+    return [
+        pid
+        for pid, session in _sessions()
+        if session == leader.pid and (pid == leader.pid or _belongs(pid, platform))
+    ]
 
 
 def end_session(leader: Identity, platform: Path, patience_seconds: float) -> None:
@@ -118,8 +117,12 @@ def _sessions() -> Iterator[tuple[int, int]]:
                 yield int(entry), int(stat[3])
 
 
-def _environment(pid: int) -> list[bytes]:
+def _belongs(pid: int, platform: Path) -> bool:
+    """By its environment, or its folder: Airflow's workers write their title over the former."""
+    marker = f"{PLATFORM_VARIABLE}={platform}".encode()
     try:
-        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+        if (_PROC / str(pid) / "cwd").readlink() == platform.resolve():
+            return True
+        return marker in (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:
-        return []
+        return False

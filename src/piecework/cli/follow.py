@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS = 0.5
 _ASK_SECONDS = 1.0
+#: What Airflow calls a task that will be tried again.
+_TO_BE_REPEATED = ("up_for_retry", "up_for_reschedule", "scheduled", "queued")
 #: An Airflow that is restarting answers again within this time; jobs run on in any case.
 _SILENCE_SECONDS = 300.0
 
@@ -65,7 +67,7 @@ def view_job(
     words, detail = last.state, last.reason or ""
     if last.state == "ended":
         words, detail = str(last.outcome), last.cause or ""
-        if last.outcome is not Outcome.SUCCESS and state not in (None, "failed", "success"):
+        if last.outcome is not Outcome.SUCCESS and state in _TO_BE_REPEATED:
             words, detail = "trying again", f"{last.outcome}: {last.cause}"
     return JobView(
         job,
@@ -185,27 +187,32 @@ class Follower:
     def cancel(self, cause: str, seconds: float = 60.0) -> bool:
         """Ends the pipeline run and its jobs; True once all have ended, False where some may run.
 
-        Airflow is told first, so that it starts nothing more; then each attempt, in case that
-        Airflow does not answer.
+        What runs is asked to end first, because Airflow may be slow to answer or not answer at all;
+        then Airflow, so that it starts nothing more; then what it started in between.
         """
+        self._cancel_attempts(cause)
         try:
             self._client.cancel(self.pipeline.name, self.pipeline_run)
         except PieceworkError as error:
             terminal.warn(f"Airflow could not be told to cancel: {error}")
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            open_ones = [
-                attempt
-                for run in self._runs.values()
-                for attempt in self._runner.attempts(run)
-                if attempt.state != "ended"
-            ]
-            for attempt in open_ones:
-                self._runner.cancel(attempt.attempt, cause)
-            if not open_ones and self._nothing_comes():
+            if not self._cancel_attempts(cause) and self._nothing_comes():
                 return True
             time.sleep(_PAUSE_SECONDS)
         return False
+
+    def _cancel_attempts(self, cause: str) -> int:
+        """Asks all that have not ended to end; returns how many there are."""
+        alive = [
+            attempt
+            for run in self._runs.values()
+            for attempt in self._runner.attempts(run)
+            if attempt.state != "ended"
+        ]
+        for attempt in alive:
+            self._runner.cancel(attempt.attempt, cause)
+        return len(alive)
 
     def _nothing_comes(self) -> bool:
         """Whether no task of the pipeline run is about to start an attempt."""

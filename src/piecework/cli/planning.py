@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from piecework.cli.past import FindHistory
 from piecework.config import Settings
@@ -95,17 +96,23 @@ def find_pool(name: str, pools: Mapping[str, Pool], job: str) -> Pool:
     )
 
 
+@cache
+def _host(cpus: int | None, memory_bytes: int | None) -> Host:
+    """It does not change while one command runs."""
+    from piecework.machines.host import capacity
+
+    found = capacity(cpus, memory_bytes)
+    return Host(len(found.cores), Memory(found.memory_bytes))
+
+
 def this_host(pool: Pool) -> Host | None:
     """What this computer gives to the jobs of a local pool; None for others."""
     if pool.provider != "local":
         return None
-    from piecework.machines.host import capacity
-
-    found = capacity(
+    return _host(
         None if pool.cpus is None else int(pool.cpus),
         None if pool.memory is None else pool.memory.bytes,
     )
-    return Host(len(found.cores), Memory(found.memory_bytes))
 
 
 def only_job(pipeline: Pipeline, name: str) -> Pipeline:

@@ -33,8 +33,8 @@ in UTC. Colours appear on terminals only, and not where `NO_COLOR` is set.
 | `PIECEWORK_DEBUG` | set: an error shows its traceback |
 | `NO_COLOR` | set: no colours |
 
-A RUN is named by its id (`flights.delays.7f3a9c1b`), the beginning or the end of it, the id of one
-of its attempts, or its job's name: then the newest run is meant.
+A RUN is named by its id (`flights.delays.7f3a9c1b04d2`), the beginning or the end of it, the id of
+one of its attempts, or its job's name: then the newest run is meant.
 """
 
 

@@ -183,6 +183,7 @@ def read_status(folder: AttemptFolder) -> AttemptStatus:
         exit_code=ended.data["exit_code"] if ended else None,
         result=_result(folder) if outcome is Outcome.SUCCESS else None,
         owner=Owner(**order.owner),
+        memory=Memory(order.memory_bytes),
     )
 
 
@@ -269,10 +270,15 @@ def _environ(request: AttemptRequest, folder: AttemptFolder) -> dict[str, str]:
 
 
 def _first_queued(home: Path, request: AttemptRequest) -> datetime | None:
-    """When the run's first attempt was queued: retries keep their place and their deadline."""
+    """When the run's first attempt was queued: retries keep their place and their deadline.
+
+    Attempts from before their task was cleared (see Owner.max_tries) are of an earlier request.
+    """
     for folder in folders_of_run(home, request.run):
         if folder.request.exists():
-            return clock.from_text(folder.read_order().run_queued_at)
+            order = folder.read_order()
+            if order.owner.get("max_tries", 0) >= request.owner.max_tries:
+                return clock.from_text(order.run_queued_at)
     return None
 
 

@@ -75,8 +75,13 @@ def _budget(job: Job, kind: str, repeat_errors: bool) -> int:
 
 
 def _memory(job: Job, ended: Sequence[AttemptStatus]) -> Memory | None:
-    """Twice as much for every time that it was not enough, whatever else happened in between."""
-    times = sum(attempt.outcome is Outcome.OUT_OF_MEMORY for attempt in ended)
-    if times == 0 or job.machine.type is not None:
+    """Twice what the largest attempt that ran out had, whatever else happened in between.
+
+    What it had, not what was asked for: the machine may have been larger than the request.
+    """
+    ran_out = [attempt for attempt in ended if attempt.outcome is Outcome.OUT_OF_MEMORY]
+    if not ran_out or job.machine.type is not None:
         return None
-    return Memory((job.machine.memory or DEFAULT_MEMORY).bytes * 2**times)
+    asked = job.machine.memory or DEFAULT_MEMORY
+    had = [attempt.memory or asked for attempt in ran_out]
+    return Memory(max(asked, *had).bytes * 2)

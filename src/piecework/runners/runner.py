@@ -18,6 +18,7 @@ from piecework.config import Settings
 from piecework.errors import RunnerError
 from piecework.ledger.events import Outcome
 from piecework.plan.plan import Plan
+from piecework.units import Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class Owner:
 class AttemptRequest:
     """One try of a run: its identity, its plan, its owner, and the program with templates rendered.
 
-    `run` names the run for people and folders (`flights.delays.7f3a9c1b`); `number` counts from 1.
+    `run` names the run for people and folders (`flights.delays.7f3a9c1b04d2`); `number` counts
+    from 1.
     `code` is the folder that the job's relative paths are relative to.
     `data` is the folder or URL in which the jobs of one pipeline run exchange data.
     """
@@ -63,7 +65,7 @@ class AttemptRequest:
 
     @property
     def attempt(self) -> str:
-        """The attempt's id: `flights.delays.7f3a9c1b.1`."""
+        """The attempt's id: `flights.delays.7f3a9c1b04d2.1`."""
         return f"{self.run}.{self.number}"
 
 
@@ -73,7 +75,7 @@ class AttemptStatus:
 
     `reason` says why it waits; `outcome`, `cause` and the times are set as they become known.
     `result` is what the job wrote as its result (JSON), once it succeeded.
-    `owner` is who asked for the attempt.
+    `owner` is who asked for the attempt, `memory` what it may use of each of its machines.
     """
 
     attempt: str
@@ -88,6 +90,7 @@ class AttemptStatus:
     exit_code: int | None = None
     result: Any = None
     owner: Owner | None = None
+    memory: Memory | None = None
 
 
 class Runner(Protocol):
@@ -110,13 +113,13 @@ class Runner(Protocol):
 
 
 def run_id(pipeline: str | None, job: str, pipeline_run: str | None, map_index: int = -1) -> str:
-    """The name of a run: `flights.delays.7f3a9c1b`. Equal for equal arguments, else different.
+    """The name of a run: `flights.delays.7f3a9c1b04d2`. Equal for equal arguments, else different.
 
     Names a folder and is read by people, so it has only letters, digits, `_`, `-` and `.`. A job
     without a pipeline run is asked for once: give it a `pipeline_run` of its own.
     """
     identity = "\0".join([pipeline or "", job, pipeline_run or "", str(map_index)])
-    digest = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
+    digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
     names = [re.sub(r"[^A-Za-z0-9_-]", "-", name)[:64] for name in (pipeline, job) if name]
     return ".".join([*names, digest])
 

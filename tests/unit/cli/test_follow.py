@@ -58,8 +58,9 @@ def test_a_failure_that_airflow_goes_on_with_is_tried_again() -> None:
     assert "error" in view.detail
 
 
-def test_a_failure_that_airflow_is_done_with_is_the_outcome() -> None:
-    view = view_job("a", "p.a.1", task("failed"), [attempt("ended", Outcome.OUT_OF_MEMORY)])
+@pytest.mark.parametrize("state", ["failed", "deferred", "running"])
+def test_any_other_failure_is_the_outcome(state: str) -> None:
+    view = view_job("a", "p.a.1", task(state), [attempt("ended", Outcome.OUT_OF_MEMORY)])
     assert (view.state, view.detail) == ("out-of-memory", "because")
 
 

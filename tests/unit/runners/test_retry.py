@@ -47,15 +47,23 @@ def test_errors_are_left_to_airflow_unless_it_is_not_there() -> None:
     assert next_step(job(error=3), ended(Outcome.ERROR), repeat_errors=True).ending is None
 
 
+def ran_out(memory: Memory) -> AttemptStatus:
+    return AttemptStatus("r.1", "ended", outcome=Outcome.OUT_OF_MEMORY, cause="-", memory=memory)
+
+
 def test_memory_doubles_with_every_time_that_it_ran_out() -> None:
     asked = job({"memory": "3Gi"}, out_of_memory=2, infrastructure=1)
-    assert next_step(asked, ended(Outcome.OUT_OF_MEMORY)).memory == Memory(6 * GIBI)
-    story = ended(Outcome.OUT_OF_MEMORY, Outcome.INTERRUPTED)
+    story = [ran_out(Memory(3 * GIBI))]
     assert next_step(asked, story).memory == Memory(6 * GIBI)
-    story = ended(Outcome.OUT_OF_MEMORY, Outcome.OUT_OF_MEMORY)
-    step = next_step(asked, story)
+    assert next_step(asked, story + ended(Outcome.INTERRUPTED)).memory == Memory(6 * GIBI)
+    step = next_step(asked, [*story, ran_out(Memory(6 * GIBI))])
     assert step.memory == Memory(12 * GIBI)
     assert "12 GiB" in step.why
+
+
+def test_a_retry_gets_more_than_the_machine_had_not_only_more_than_was_asked_for() -> None:
+    asked = job({"memory": "512Mi"}, out_of_memory=1)
+    assert next_step(asked, [ran_out(Memory(2 * GIBI))]).memory == Memory(4 * GIBI)
 
 
 def test_a_pinned_machine_has_no_larger_one() -> None:
