@@ -4,7 +4,7 @@ In: what the task asks for (an Assignment) and a runner. Out: one `Progress` aft
 from one look at the run. Nothing is kept in memory that the next process could not find on disk,
 so whoever follows may be killed and replaced at any time.
 
-Which attempts are whose (docs/decisions/0070-tries-and-attempts.md): a clear raises the task's
+Which attempts are whose (docs/decisions/tries-and-attempts.md): a clear raises the task's
 `max_tries`, and nothing else does. Attempts asked for with a lower one belong to an earlier
 request: living ones are ended, and what they did is not taken. Of the others a living one is
 followed, a success is taken, and a failure counts against the job's retries.

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from itertools import pairwise
 
 from piecework.ledger.occupancy import Attempt, Machine, Occupancy
 
@@ -139,25 +140,37 @@ def charge_machine(
     if bill is None:
         return None, ()
     meter = _Meter(machine, bill.until)
+    pieces = [
+        _Piece(attempt, part, piece_start, piece_end)
+        for attempt, part, start, end in _segments(machine, attempts, bill)
+        for piece_start, piece_end in _split_at_hours(start, end)
+    ]
+    nanos = _share_price(bill.nanos, pieces, meter, bill.free)
     edges = sorted(to_microseconds(at) for at in cuts)
-    pieces: list[_Piece] = []
-    for attempt, part, start, end in _segments(machine, attempts, bill):
-        for piece_start, piece_end in _split(start, end, edges):
-            pieces.append(_Piece(attempt, part, piece_start, piece_end))
-    exact = [meter.read(piece.start, piece.end) for piece in pieces]
-    nanos = _share(bill.nanos, [0 if bill.free else amount for amount, _ in exact], meter.divisor)
     return bill, tuple(
-        Charge(
-            machine.id,
-            piece.attempt,
-            piece.part,
-            piece.start,
-            piece.end,
-            amount,
-            0 if bill.free else unpriced,
-        )
-        for piece, amount, (_, unpriced) in zip(pieces, nanos, exact, strict=True)
+        charge
+        for piece, amount in zip(pieces, nanos, strict=True)
+        for charge in _charge(machine.id, piece, amount, edges, meter, bill.free)
     )
+
+
+def _charge(
+    machine: str, piece: _Piece, nanos: int, edges: Sequence[int], meter: _Meter, free: bool
+) -> Iterator[Charge]:
+    """A piece as charges, cut at the edges. Cutting moves no money out of the piece.
+
+    So a sum over whole hours is the same whether a period begins somewhere else or not.
+    """
+    inner = [edge for edge in edges if piece.start < edge < piece.end]
+    bounds = [piece.start, *inner, piece.end]
+    parts = [
+        _Piece(piece.attempt, piece.part, start, end)
+        for start, end in pairwise(bounds)
+        if start < end
+    ]
+    for part, amount in zip(parts, _share_price(nanos, parts, meter, free), strict=True):
+        unpriced = 0 if free else meter.read(part.start, part.end)[1]
+        yield Charge(machine, part.attempt, part.part, part.start, part.end, amount, unpriced)
 
 
 def bill_machine(machine: Machine, now: datetime) -> Bill | None:
@@ -320,17 +333,17 @@ def _free(
     yield last.attempt, Part.TEARDOWN, free_until
 
 
-def _split(start: int, end: int, edges: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Cuts an interval at full hours and at the edges (in order)."""
-    inner = [edge for edge in edges if start < edge < end]
+def _split_at_hours(start: int, end: int) -> Iterator[tuple[int, int]]:
     while start < end:
         stop = min(end, (start // HOUR + 1) * HOUR)
-        while inner and inner[0] <= start:
-            inner.pop(0)
-        if inner and inner[0] < stop:
-            stop = inner[0]
         yield start, stop
         start = stop
+
+
+def _share_price(total: int, pieces: Sequence[_Piece], meter: _Meter, free: bool) -> list[int]:
+    """Splits a total over pieces by what each of them costs."""
+    exact = [0 if free else meter.read(piece.start, piece.end)[0] for piece in pieces]
+    return _share(total, exact, meter.divisor)
 
 
 def _share(total: int, exact: Sequence[int], divisor: int) -> list[int]:

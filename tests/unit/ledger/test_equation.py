@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from fractions import Fraction
 from itertools import pairwise
@@ -15,6 +16,7 @@ from piecework.ledger.charges import (
     HOUR,
     WASTES,
     Charge,
+    Part,
     bill_machine,
     charge_machine,
     to_datetime,
@@ -99,6 +101,24 @@ def test_cutting_charges_where_a_period_begins_loses_nothing(
         assert sum(charge.nanos for charge in charges) == (bill.nanos if bill else 0)
         for cut in map(to_microseconds, cuts):
             assert not any(charge.start < cut < charge.end for charge in charges)
+
+
+@given(histories(), times, st.lists(times, max_size=4))
+def test_cutting_charges_moves_no_money_from_one_hour_to_another(
+    events: list[Event], now: datetime, cuts: list[datetime]
+) -> None:
+    timeline = read_timeline(events)
+    for machine in timeline.machines.values():
+        _, whole = charge_machine(machine, timeline.attempts, now)
+        _, cut = charge_machine(machine, timeline.attempts, now, cuts)
+        assert _by_hour(cut) == _by_hour(whole)
+
+
+def _by_hour(charges: Iterable[Charge]) -> Counter[tuple[str | None, Part, int]]:
+    sums: Counter[tuple[str | None, Part, int]] = Counter()
+    for charge in charges:
+        sums[charge.attempt, charge.part, charge.start // HOUR] += charge.nanos
+    return sums
 
 
 def _reckon(machine: Machine, start: int, end: int, until: int) -> Fraction:

@@ -1,0 +1,93 @@
+"""The task's log: whole lines in order, warnings at the deadline, lines counted again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from piecework.airflow.following import Progress
+from piecework.airflow.task_log import PROGRAM, _count, _Deadline, _LogReader
+from piecework.config import load
+from piecework.runners.runner import AttemptStatus
+from tests.unit.airflow.test_following import Recorder, assign
+
+NOW = datetime(2026, 11, 23, 4, 0, tzinfo=UTC)
+
+
+class Log(Recorder):
+    """A runner with one growing log, read three bytes at a time."""
+
+    text = b""
+
+    def read_log(self, attempt: str, offset: int, limit: int = 1 << 20) -> bytes:
+        return self.text[offset : offset + 3]
+
+
+def test_a_line_is_given_out_once_it_has_ended() -> None:
+    log = Log()
+    reader = _LogReader("a.1", log)
+    log.text = b"one\ntw"
+    assert list(reader.lines(ended=False)) == ["one"]
+    log.text += b"o\r\n\nthree"
+    assert list(reader.lines(ended=False)) == ["two", ""]
+    assert list(reader.lines(ended=True)) == ["three"]
+    assert list(reader.lines(ended=True)) == []
+
+
+def test_bytes_that_are_no_text_do_not_stop_the_log() -> None:
+    log = Log()
+    log.text = b"a\xff\xfeb\nnext\n"
+    assert list(_LogReader("a.1", log).lines(ended=True)) == ["a��b", "next"]
+
+
+def test_a_line_without_end_is_cut() -> None:
+    log = Log()
+    log.text = b"x" * 50_000
+    lines = list(_LogReader("a.1", log).lines(ended=True))
+    assert "".join(lines) == "x" * 50_000
+    assert max(map(len, lines)) < 20_000
+
+
+def test_the_deadline_is_told_when_it_comes_near_and_when_it_has_passed(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    deadline = _Deadline(assign(deadline="10m", on_deadline="cancel"), load())
+    progress = Progress((AttemptStatus("a.1", "waiting", queued_at=NOW),))
+    with caplog.at_level(logging.WARNING, "piecework.task"):
+        for minutes in (1, 7, 8, 9, 10, 11):
+            deadline.watch(progress, NOW + timedelta(minutes=minutes))
+    assert [record.getMessage() for record in caplog.records] == [
+        "80% of the deadline of 10m is used up, and the run is not over",
+        "the deadline of 10m after being queued has passed; the run is cancelled",
+    ]
+
+
+def test_the_deadline_counts_from_the_first_attempt(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = AttemptStatus("a.1", "ended", queued_at=NOW)
+    second = replace(first, attempt="a.2", state="running", queued_at=NOW + timedelta(minutes=9))
+    deadline = _Deadline(assign(deadline="10m"), load())
+    with caplog.at_level(logging.WARNING, "piecework.task"):
+        deadline.watch(Progress((first, second)), NOW + timedelta(minutes=10))
+    assert [record.getMessage() for record in caplog.records] == [
+        "the deadline of 10m after being queued has passed; the run goes on"
+    ]
+
+
+def test_only_whole_records_of_the_program_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "attempt=1.log.trigger.1.log"
+    records = [
+        {"event": "one", "logger": PROGRAM},
+        {"event": f"says {PROGRAM}", "logger": "piecework.task"},
+        {"event": "two", "logger": PROGRAM},
+    ]
+    torn = json.dumps(records[0])[:-4]
+    file.write_text("\n".join([*map(json.dumps, records), torn]))
+    assert _count(file) == 2
+    assert _count(tmp_path / "absent") == 0
