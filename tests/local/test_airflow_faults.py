@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from piecework.airflow import platform
+from piecework.airflow.processes import boot_id
 from piecework.ledger.events import Outcome
+from piecework.runners.folder import folder_of
 from tests.local.airflow_platform import PATIENCE_SECONDS, World, end_attempts
 from tests.local.attempts import wait_for
 
@@ -114,6 +119,24 @@ def test_a_job_that_ends_while_airflow_is_away_is_reported_and_not_run_again(wor
     world.expect("success", good, run)
     assert world.starts("away") == [attempt.attempt]
     world.expect("failed", bad, world.request(bad))
+
+
+def test_after_a_reboot_the_run_goes_on_with_another_attempt(world: World) -> None:
+    dag = world.gate_pipeline("rebooted")
+    run = world.request(dag)
+    attempt = world.wait_until_running(dag, "rebooted", run)
+    world.kill_all()
+    folder = folder_of(world.settings.home, attempt.attempt)
+    assert folder is not None
+    os.kill(json.loads(folder.supervisor.read_text())["pid"], signal.SIGKILL)
+    recorded = world.folder.components.read_text()
+    world.folder.components.write_text(recorded.replace(boot_id(), "another boot"))
+    world.gate("rebooted").touch()
+    platform.up(world.settings)
+    world.expect("success", dag, run)
+    outcomes = [found.outcome for found in world.attempts(dag, "rebooted", run)]
+    assert outcomes == [Outcome.INTERRUPTED, Outcome.SUCCESS]
+    assert world.task(dag, run, "rebooted").try_number == 1
 
 
 def test_up_at_the_same_time_starts_one_platform(world: World) -> None:
