@@ -172,7 +172,8 @@ def claim(name: str) -> Place:
 
 def look(name: str) -> Place | None:
     """The place of this name where it has one."""
-    return next((place for place in places() if place.folder == _folder(name)), None)
+    folder = _folder(name)  # first of all, so that a wrong name is refused whatever is up
+    return next((place for place in places() if place.folder == folder), None)
 
 
 def places() -> list[Place]:
