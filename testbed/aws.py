@@ -179,11 +179,6 @@ def start_autoscaler(place: Place, flags: Sequence[str] = FAST_FLAGS) -> None:
     )  # fmt: skip
 
 
-def autoscaler_is_ready(place: Place) -> bool:
-    """Whether the autoscaler's health check is content, asked once."""
-    return health.answers(place.hub, 8085, "/health-check")
-
-
 def instances(place: Place, group: str) -> list[str]:
     """Ids of the instances that a group has now."""
     groups = client(place, "autoscaling").describe_auto_scaling_groups(

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -135,16 +134,3 @@ def leftovers(here: Place) -> list[str]:
         if str(here.folder) + "/" in command:
             found.append(f"process {path.parent.name}: {command[:200]}")
     return found
-
-
-def up_all(names: Sequence[str], progress: Progress) -> ExitStack:
-    """Brings several testbeds up; leaving the stack takes them down."""
-    stack = ExitStack()
-    try:
-        for name in names:
-            stack.callback(down, name, progress)
-            up(name, progress)
-    except BaseException:
-        stack.close()
-        raise
-    return stack

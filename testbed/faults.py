@@ -135,11 +135,6 @@ def karpenter_out_of_stock(place: Place, types: Collection[str]) -> None:
     karpenter.start(place, out_of_stock=types)
 
 
-def mend_machines(place: Place) -> None:
-    """From now on machines are bought without trouble."""
-    wishes.clear(place)
-
-
 def cut_network(place: Place, name: str) -> None:
     """Cuts a machine, and its pods, off from the API server, both ways; the rest goes on."""
     for rule in _cut_rules(place, name):

@@ -235,11 +235,6 @@ def program_runs(place: Place, name: str, program: str) -> bool:
     return bool(cgroups.processes(f"{group_of(place, name)}/{program}"))
 
 
-def kill_program(place: Place, name: str, program: str) -> None:
-    """Kills one program of a machine at once; its containers go on."""
-    cgroups.kill(f"{group_of(place, name)}/{program}")
-
-
 def advertise_gpus(place: Place, name: str, count: int, after_seconds: float = 0) -> None:
     """Starts the device plug-in that advertises `nvidia.com/gpu`, if wished some time later."""
     command = [

@@ -16,7 +16,7 @@ from piecework.airflow import platform
 from piecework.airflow.client import AirflowClient, PipelineRunState, TaskState
 from piecework.airflow.configuration import PlatformFolder, read_json
 from piecework.airflow.processes import Identity, members
-from piecework.airflow.publish import publish
+from piecework.airflow.publication import publish
 from piecework.config import Settings
 from piecework.runners.local import LocalRunner
 from piecework.runners.runner import AttemptStatus, run_id

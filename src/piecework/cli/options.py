@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -99,22 +99,3 @@ class Moment(click.ParamType[datetime]):
             except (ValueError, OverflowError):
                 self.fail(f"{text!r} is not like 30d, 12h, 2026-11-23 or 2026-11-23T06:00:00Z")
         return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-
-
-class Duration(click.ParamType[timedelta]):
-    """A duration like 45m or 2h."""
-
-    name = "duration"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """How help shows the value."""
-        return "DURATION"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        """Reads the text; what is wrong with it is told as a usage error."""
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error))

@@ -65,11 +65,11 @@ def check_machines(pipeline: Pipeline, settings: Settings) -> None:
 
 def prepare(file: Path, pipeline: Pipeline, settings: Settings, pipeline_run: str) -> Follower:
     """Publishes the file and waits until Airflow has read it; queues nothing yet."""
-    from piecework.airflow import platform, publish
+    from piecework.airflow import platform, publication
     from piecework.cli.follow import Follower
 
     client = platform.connect(settings)
-    dag_id = publish.publish(file, settings)
+    dag_id = publication.publish(file, settings)
     terminal.step(f"waiting for Airflow to read {file.name}")
     client.wait_for_dag(dag_id)
     client.unpause(dag_id)

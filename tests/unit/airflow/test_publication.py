@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from piecework.airflow.configuration import PlatformFolder
-from piecework.airflow.publication import read_publication
-from piecework.airflow.publish import publish, published_content, unpublish
+from piecework.airflow.publication import publish, published_content, read_publication, unpublish
 from piecework.config import load
 from piecework.errors import SpecError
 
