@@ -7,6 +7,7 @@
     ├── NoMachineError            no machine fits, or none could be had                  (exit 3)
     ├── RunnerError               an attempt could not be started, read or cancelled
     ├── LedgerError               the ledger could not be read or written
+    ├── ClusterError              Kubernetes does not answer, or refuses; see piecework.kube.client
     └── PlatformError             Airflow, or another part of the platform, does not answer
 
 A message names what was tried, on what, what was found, and what to do about it.
@@ -102,6 +103,12 @@ class RunnerError(PieceworkError):
 
 class LedgerError(PieceworkError):
     """The ledger could not be read or written."""
+
+
+class ClusterError(PieceworkError):
+    """A Kubernetes cluster does not answer, or answered with an error."""
+
+    retryable = True
 
 
 class PlatformError(PieceworkError):
