@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 
+import fsspec
 from pyspark.sql import DataFrame, SparkSession
 
 COUNTS = """
@@ -57,18 +58,19 @@ def main() -> None:
     spark = SparkSession.builder.getOrCreate()
 
     load_trips(spark, f"{data}/tables", options.min_delay).cache()
-    folder = Path(data) / "delays"
-    folder.mkdir(exist_ok=True)
+    folder = f"{data}/delays"
     for name, question in QUESTIONS.items():
         answer = spark.sql(question).toPandas()  # a few rows: they fit here
-        answer.to_parquet(folder / f"{name}.parquet", index=False)
+        with fsspec.open(f"{folder}/{name}.parquet", "wb") as file:
+            answer.to_parquet(file, index=False)
         print(f"\n{name.replace('_', ' ')}, late: more than {options.min_delay} minutes")
         print(answer.to_string(index=False))
     overall = spark.sql(f"SELECT {COUNTS} FROM trips").first()
     assert overall is not None
     print(f"\nAll: {overall.flights:,} flights, {overall.late_percent} % of arrivals late")
     summary = json.dumps({"min_delay": options.min_delay, **overall.asDict()})
-    (folder / "summary.json").write_text(summary)
+    with fsspec.open(f"{folder}/summary.json", "w") as file:
+        file.write(summary)
     Path(os.environ["PIECEWORK_RESULT"]).write_text(summary)
     spark.stop()
 

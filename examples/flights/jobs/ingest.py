@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import fsspec
 import pandas as pd
 
 TABLES = {
@@ -36,22 +37,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--months", default="1-12", help="first and last month, like 6-8")
     first, last = (int(month) for month in parser.parse_args().months.split("-"))
-    folder = Path(os.environ["PIECEWORK_DATA"]) / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
+    data = os.environ["PIECEWORK_DATA"]  # a folder or a URL: fsspec opens both
 
     rows = {}
-    for name, file in TABLES.items():
-        table = read_table(find_tables() / file)
+    for name, source in TABLES.items():
+        table = read_table(find_tables() / source)
         if "month" in table:
             table = table[table["month"].between(first, last)]
         # Spark reads timestamps in microseconds, not in the nanoseconds of pandas; and it reads
         # row groups at the same time, so there must be some.
-        table.to_parquet(
-            folder / f"{name}.parquet",
-            index=False,
-            coerce_timestamps="us",
-            row_group_size=50_000,
-        )
+        with fsspec.open(f"{data}/tables/{name}.parquet", "wb") as file:
+            table.to_parquet(file, index=False, coerce_timestamps="us", row_group_size=50_000)
         rows[name] = len(table)
         print(f"{name:9} {len(table):8,} rows, {len(table.columns)} columns")
     if not rows["flights"]:

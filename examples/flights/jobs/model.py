@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 
+import fsspec
 import pandas as pd
 from pyspark.ml import Pipeline
 from pyspark.ml.classification import LogisticRegression
@@ -112,9 +113,8 @@ def main() -> None:
         "calibration": calibration,
         "strengths": strengths,
     }
-    folder = Path(data) / "model"
-    folder.mkdir(exist_ok=True)
-    (folder / "model.json").write_text(json.dumps(result))
+    with fsspec.open(f"{data}/model/model.json", "w") as file:
+        json.dump(result, file)
     Path(os.environ["PIECEWORK_RESULT"]).write_text(json.dumps({"auc": auc}))
     spark.stop()
 

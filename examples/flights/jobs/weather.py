@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 import dask.dataframe as dd
+import fsspec
 import pandas as pd
 from dask.distributed import Client
 
@@ -80,9 +81,8 @@ def main() -> None:
     print(
         table.round(1).to_string(columns=["flights", "late_percent", "expected_percent", "beyond"])
     )
-    folder = Path(data) / "weather"
-    folder.mkdir(exist_ok=True)
-    table.rename_axis("condition").reset_index().to_parquet(folder / "conditions.parquet")
+    with fsspec.open(f"{data}/weather/conditions.parquet", "wb") as file:
+        table.rename_axis("condition").reset_index().to_parquet(file)
     worst = {"worst": str(table.index[0]), "late_percent": round(table["late_percent"].iloc[0], 2)}
     Path(os.environ["PIECEWORK_RESULT"]).write_text(json.dumps(worst))
 
