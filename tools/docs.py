@@ -17,12 +17,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from piecework import config
 from piecework.cli import reference
 from piecework.spec.pipeline import INHERITED, OF_PIPELINE
 from piecework.spec.pool import Pool
 from piecework.spec.schedule import PRESETS
 from piecework.spec.schema import json_schema
+from piecework.spec.team import Team
 from piecework.spec.templates import MOST_CHARACTERS
 from piecework.spec.tree import MOST_BYTES, MOST_LEVELS
 from piecework.units import format_duration
@@ -136,6 +139,41 @@ The first of these files that exists is read: the one that `$PIECEWORK_CONFIG` n
 variable wins over the file.
 """
 
+POOLS_INTRODUCTION = """\
+## Machine pools
+
+Each table under `pools` is a machine pool; there is always one named `local`.
+[Their guide](../pools.md) says how each kind is set up.
+
+```toml
+timeout = "2h"
+
+[pools.local]
+cpus = 4
+memory = "8Gi"
+
+[pools.burst]
+provider = "karpenter"
+image = "registry.example.com/python:3.11"
+max_machines = 20
+```
+"""
+#: Parts of pools that have fields of their own.
+PARTS_OF_POOLS = {"Reserve": "reserve", "NodeClass": "node_class", "Group": "groups"}
+
+TEAMS_INTRODUCTION = """\
+## Teams
+
+Each table under `teams` limits what one team may have at a time, over all pools of a cluster; a
+team without a table has no limits of its own.
+
+```toml
+[teams.analytics]
+max_machines = 10
+max_usd_per_hour = 25
+```
+"""
+
 
 def pages() -> dict[str, str]:
     """The generated pages by their names, as they should be."""
@@ -184,6 +222,8 @@ def _default(field: Mapping[str, Any]) -> str:
     default = field.get("default")
     if default in (None, [], {}) and not isinstance(default, bool):
         return ""
+    if isinstance(default, str) and default.startswith("P") and "45m" in field.get("examples", ()):
+        default = format_duration(TypeAdapter(timedelta).validate_python(default))  # was ISO 8601
     return f"`{json.dumps(default)}`" if not isinstance(default, str) else f"`{default}`"
 
 
@@ -191,7 +231,7 @@ def _value(field: Mapping[str, Any]) -> str:
     """What may be written, in words."""
     if "$ref" in field:
         name = field["$ref"].rsplit("/", 1)[1]
-        title = MODELS.get(name, name)
+        title = MODELS.get(name) or PARTS_OF_POOLS.get(name, name)
         return f"[{title}](#{title.lower()})"
     if "anyOf" in field:
         values = [_value(each) for each in field["anyOf"] if each.get("type") != "null"]
@@ -231,16 +271,15 @@ def _settings() -> str:
         if setting.name == "file":
             continue
         name = setting.name
-        variable = "" if name == "pools" else f"`PIECEWORK_{name.upper()}`"
+        variable = "" if name in ("pools", "teams") else f"`PIECEWORK_{name.upper()}`"
         meaning = meanings[name]
         rows.append(f"| `{name}` | {variable} | {_setting_default(setting)} | {meaning} |")
-    pool = Pool.model_json_schema()
-    table = _table(pool, frozenset({"name"}))
-    example = '```toml\ntimeout = "2h"\n\n[pools.local]\ncpus = 4\nmemory = "8Gi"\n```\n'
-    explained = "Each table under `pools` is a machine pool; there is always one named `local`.\n"
-    return "\n".join(
-        [SETTINGS_INTRODUCTION, *rows, "", "## Machine pools", "", explained, example, table]
-    )
+    pool, team, name = Pool.model_json_schema(), Team.model_json_schema(), frozenset({"name"})
+    parts = [SETTINGS_INTRODUCTION, *rows, "", POOLS_INTRODUCTION, _table(pool, name)]
+    for part, title in PARTS_OF_POOLS.items():
+        schema = pool["$defs"][part]
+        parts += [f"### {title}\n", f"{' '.join(schema['description'].split())}\n", _table(schema)]
+    return "\n".join([*parts, TEAMS_INTRODUCTION, _table(team, name)])
 
 
 def _setting_default(setting: Any) -> str:

@@ -44,6 +44,12 @@ class Settings:
     submit_roots: str = "~"
     #: Base folder or URL of the data that jobs exchange. Default: `home`/data.
     data: str = ""
+    #: Base folder or URL (s3://bucket/path, hdfs://...) that clusters read the code of jobs from,
+    #: and where logs are kept. Without one, code goes through the cluster's API (at most 900 KiB),
+    #: and a log is lost with its pod.
+    store: str = ""
+    #: Tables of teams, by name, as written; `piecework.spec.team` checks them.
+    teams: Mapping[str, Any] = field(default_factory=dict)
     #: Tables of pools, by name, as written; `piecework.spec.pool` checks them.
     pools: Mapping[str, Any] = field(default_factory=dict)
     #: The file that was read, if there was one; for messages.
@@ -54,6 +60,8 @@ _PATHS = {"home"}
 _DURATIONS = {"timeout", "deadline"}
 _INTEGERS = {"airflow_port"}
 _WEB = {"airflow_url"}
+_TABLES = {"pools": "local", "teams": "analytics"}
+_FOLDERS = {"data", "store"}
 _NOT_SETTABLE = {"file"}
 _DATABASE = re.compile(r"[a-z][a-z0-9_+]*://")
 _LAST_PORT = 65_535
@@ -79,7 +87,7 @@ def load(environ: Mapping[str, str] | None = None, directory: Path | None = None
     known = {f.name for f in fields(Settings)} - _NOT_SETTABLE
     wrong = [_unknown(name, known, file) for name in values if name not in known]
     where = {name: f"{file}: {name}" for name in values}
-    for name in known - {"pools"}:
+    for name in known - _TABLES.keys():
         variable = f"PIECEWORK_{name.upper()}"
         if environ.get(variable):
             values[name] = environ[variable]
@@ -126,15 +134,16 @@ def _convert(name: str, value: Any) -> Any:
         return parse_duration(value)
     if name in _INTEGERS:
         return _port(value)
-    if name == "pools":
+    if name in _TABLES:
         if not isinstance(value, dict):
-            raise ValueError(f"found {show(value)}; pools are tables, like [pools.local]")
+            example = f"[{name}.{_TABLES[name]}]"
+            raise ValueError(f"found {show(value)}; {name} are tables, like {example}")
         return value
     if not isinstance(value, str) or "\0" in value:
         raise ValueError(f"found {show(value)}; a text is right here")
     if name in _PATHS:
         return _path(value)
-    if name == "data" and value and "://" not in value:
+    if name in _FOLDERS and value and "://" not in value:
         return str(_path(value))
     if name in _WEB and not value.startswith(("http://", "https://")):
         raise ValueError(f"found {show(value)}; a web address is right here, like http://host:8080")

@@ -87,6 +87,12 @@ def test_a_wrong_setting_is_told_with_what_would_be_right(
     assert str(tmp_path) in str(raised.value)
 
 
+def test_the_store_is_a_folder_or_a_url(tmp_path: Path) -> None:
+    assert load(tmp_path).store == ""
+    assert load(tmp_path, 'store = "s3://bucket/piecework"\n').store == "s3://bucket/piecework"
+    assert load(tmp_path, 'store = "/srv/piecework"\n').store == "/srv/piecework"
+
+
 def test_a_password_in_the_ledger_s_address_is_never_shown(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         load(tmp_path, PIECEWORK_LEDGER_URL="user:secret@host/database")

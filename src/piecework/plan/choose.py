@@ -7,16 +7,19 @@ The rule. A machine fits if it has the job's architecture, at least the vCPUs, m
 were asked for, and is one that the pool may buy. Machines with GPUs are only for jobs that ask for
 one, burstable ones only for jobs that allow them. Of those that fit the cheapest is taken, the
 first by name among equals; one without a price only where no priced one fits. `type:` pins one.
+
+On a cluster the job gets the machine less what system and daemons take (`reserve`), and the plan
+names other types that will do as well, because capacity runs out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from piecework.config import Settings
-from piecework.errors import NoMachineError
+from piecework.errors import ConfigError, NoMachineError
 from piecework.plan.estimate import MINIMUM, estimate_cost
 from piecework.plan.plan import History, Host, InstanceType, Plan
 from piecework.plan.price import PriceBook
@@ -28,9 +31,14 @@ from piecework.plan.request import (
     is_large_enough,
     read_request,
 )
+from piecework.plan.reserve import Usable, is_enough, usable
 from piecework.spec.job import Job
 from piecework.spec.pool import Pool
 from piecework.units import Memory, Money, format_cpu
+
+#: How much dearer than the chosen machine another one may be that is taken instead.
+DEAREST_ALTERNATIVE = Decimal("1.5")
+MOST_ALTERNATIVES = 8
 
 
 def plan_job(
@@ -43,17 +51,23 @@ def plan_job(
     host: Host | None = None,
     history: History | None = None,
     memory_at_least: Memory | None = None,
+    learned: Mapping[str, Usable] | None = None,
 ) -> Plan:
     """Plans one run: the machine, its price, the estimate, and why no other machine.
 
     `host` caps what the pool `local` can give; without it the nameplate is what the job gets.
-    `memory_at_least` is what a retry after out-of-memory asks for.
-    Raises NoMachineError, which names the largest machine there is.
+    `memory_at_least` is what a retry after out-of-memory asks for. `learned` is what machines of
+    the cluster were seen to have for jobs, by instance type.
+    Raises NoMachineError, which names the largest machine there is, and ConfigError where the pool
+    lacks something that the job needs.
     """
     prices = prices.for_pool(pool)
-    request = read_request(job.machine, pool, memory_at_least)
+    if job.machine.spot != "never":
+        prices = prices.for_spot(pool)
+    _check_pool(job_name, job, pool)
+    request = read_request(job.machine, pool, memory_at_least, _find_filled(pool, prices, learned))
     chosen = _choose(job_name, request, pool, prices)
-    usable, warnings = _fit_to_host(chosen, job.machine.count, pool, host)
+    parts, warnings = _fit(chosen, job.machine.count, pool, host, learned)
     warnings += _warn_of_prices(chosen, request, job, pool)
     hourly = None if chosen.usd_per_hour is None else Money(chosen.usd_per_hour)
     return Plan(
@@ -62,20 +76,73 @@ def plan_job(
         pool=pool.name,
         provider=pool.provider,
         instance_type=chosen,
-        count=usable.count,
-        cpus=usable.cpus,
-        memory=usable.memory,
-        gpus=usable.gpus,
+        count=parts.count,
+        cpus=parts.cpus,
+        memory=parts.memory,
+        gpus=parts.gpus,
         price_per_hour=hourly,
         minimum=MINIMUM,
         timeout=job.timeout or settings.timeout,
         deadline=job.deadline or settings.deadline,
-        estimate=estimate_cost(hourly, usable.count, job.timeout, history),
+        estimate=estimate_cost(hourly, parts.count, job.timeout, history),
         rejected=explain_rejections(request, chosen, prices.cheapest_first),
         warnings=tuple(warnings),
         as_if=pool.provider == "local",
         reason=_say_reason(chosen, request, job, memory_at_least),
+        alternatives=_find_alternatives(chosen, parts, request, pool, prices, learned),
+        spot=job.machine.spot,
     )
+
+
+def _check_pool(job_name: str, job: Job, pool: Pool) -> None:
+    if not pool.on_cluster:
+        return
+    if job.machine.spot == "only" and pool.provider == "asg" and not pool.groups_for("only"):
+        raise NoMachineError(
+            f"job {job_name!r} asks for spot capacity only, and pool {pool.name!r} has no group of "
+            "it; set spot = true on a group of the pool, or spot: prefer in the job"
+        )
+    if job.engine != "container" and not (job.image or pool.image):
+        raise ConfigError(
+            f"job {job_name!r} needs an image with Python on pool {pool.name!r}, and neither names "
+            f"one; set image in [pools.{pool.name}], or in the job"
+        )
+
+
+def _find_filled(
+    pool: Pool, prices: PriceBook, learned: Mapping[str, Usable] | None
+) -> frozenset[str]:
+    """The types of which the system of a cluster leaves nothing."""
+    if not pool.on_cluster:
+        return frozenset()
+    types = prices.types.values()
+    return frozenset(each.name for each in types if not is_enough(usable(each, pool, learned)))
+
+
+def _find_alternatives(
+    chosen: InstanceType,
+    parts: _Parts,
+    request: Request,
+    pool: Pool,
+    prices: PriceBook,
+    learned: Mapping[str, Usable] | None,
+) -> tuple[str, ...]:
+    """Types that take the same pod and cost little more, cheapest first."""
+    if not pool.on_cluster or request.type is not None or chosen.usd_per_hour is None:
+        return ()
+    found: list[str] = []
+    for machine in prices.cheapest_first:
+        if machine.usd_per_hour is None or len(found) == MOST_ALTERNATIVES:
+            break
+        if machine.usd_per_hour > chosen.usd_per_hour * DEAREST_ALTERNATIVE:
+            break
+        if machine.name == chosen.name or find_exclusions(request, machine):
+            continue
+        left = usable(machine, pool, learned)
+        same = left.cpus >= parts.cpus and left.memory >= parts.memory
+        if same and machine.gpus >= parts.gpus and is_large_enough(request, machine):
+            found.append(machine.name)
+    return tuple(found)
 
 
 def _choose(job_name: str, request: Request, pool: Pool, prices: PriceBook) -> InstanceType:
@@ -143,7 +210,7 @@ def _describe(machine: InstanceType) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Usable:
+class _Parts:
     """What the job can use of each machine, and how many there are."""
 
     count: int
@@ -152,41 +219,48 @@ class _Usable:
     gpus: int
 
 
-def _fit_to_host(
-    machine: InstanceType, count: int, pool: Pool, host: Host | None
-) -> tuple[_Usable, list[str]]:
-    """The nameplate, or, on the pool `local`, as much of it as this host has for each machine."""
-    usable = _Usable(count, Decimal(machine.vcpus), machine.memory, machine.gpus)
-    if pool.provider != "local" or host is None:
-        return usable, []
+def _fit(
+    machine: InstanceType,
+    count: int,
+    pool: Pool,
+    host: Host | None,
+    learned: Mapping[str, Usable] | None,
+) -> tuple[_Parts, list[str]]:
+    """What the job gets: the nameplate, less what a cluster's system takes or this host lacks."""
+    if pool.on_cluster:
+        left = usable(machine, pool, learned)
+        return _Parts(count, left.cpus, left.memory, machine.gpus), []
+    parts = _Parts(count, Decimal(machine.vcpus), machine.memory, machine.gpus)
+    if host is None:
+        return parts, []
     cores = max(1, min(host.cpus, int(pool.cpus) if pool.cpus is not None else host.cpus))
     memory = min(host.memory, pool.memory or host.memory)
     # Every machine has whole cores of its own, so a gang has as many machines as cores at most.
     machines = min(count, cores)
-    usable = _Usable(
+    parts = _Parts(
         machines,
         Decimal(min(machine.vcpus, cores // machines)),
         min(machine.memory, Memory(memory.bytes // machines)),
         min(machine.gpus, host.gpus // machines),
     )
-    return usable, _warn_of_caps(machine, count, usable)
+    return parts, _warn_of_caps(machine, count, parts)
 
 
-def _warn_of_caps(machine: InstanceType, count: int, usable: _Usable) -> list[str]:
+def _warn_of_caps(machine: InstanceType, count: int, parts: _Parts) -> list[str]:
     caps = []
-    if usable.cpus < machine.vcpus:
-        caps.append(f"{format_cpu(usable.cpus)} of {machine.vcpus} vCPUs")
-    if usable.memory < machine.memory:
-        caps.append(f"{usable.memory.rounded()} of {machine.memory.rounded()}")
-    if usable.gpus < machine.gpus:
-        caps.append(f"{usable.gpus} of {machine.gpus} GPUs")
+    if parts.cpus < machine.vcpus:
+        caps.append(f"{format_cpu(parts.cpus)} of {machine.vcpus} vCPUs")
+    if parts.memory < machine.memory:
+        caps.append(f"{parts.memory.rounded()} of {machine.memory.rounded()}")
+    if parts.gpus < machine.gpus:
+        caps.append(f"{parts.gpus} of {machine.gpus} GPUs")
     warnings = []
-    if usable.count < count:
+    if parts.count < count:
         warnings.append(
-            f"this host has cores for {usable.count} of the {count} machines; only these are billed"
+            f"this host has cores for {parts.count} of the {count} machines; only these are billed"
         )
     if caps:
-        each = "each machine" if usable.count > 1 else "the job"
+        each = "each machine" if parts.count > 1 else "the job"
         warnings.append(
             f"this host is smaller than {machine.name}: {each} gets {', '.join(caps)}, "
             "and is priced as the whole"
@@ -202,8 +276,9 @@ def _warn_of_prices(chosen: InstanceType, request: Request, job: Job, pool: Pool
             f"{chosen.name} is unpriced in pool {pool.name!r} and taken because {why}; "
             "its cost will be unknown, not zero"
         )
-    if job.machine.spot != "never":
-        warnings.append(
-            f"spot: {job.machine.spot}: there are no spot prices; it is priced on demand"
-        )
+    if job.machine.spot != "never" and chosen.name not in (pool.spot_prices or {}):
+        why = "there are no spot prices"
+        if pool.spot_prices:
+            why = f"pool {pool.name!r} states no spot price of {chosen.name}"
+        warnings.append(f"spot: {job.machine.spot}: {why}; it is priced on demand")
     return warnings

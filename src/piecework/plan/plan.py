@@ -106,8 +106,9 @@ class Estimate:
 class Plan:
     """Which machine one run of one job will get, and what it will cost; nothing is bought without.
 
-    `cpus` and `memory` are what the job can use of each machine, which on the pool `local` may be
-    less than the instance type's nameplate (then `warnings` says so). `price_per_hour` is that of
+    `cpus` and `memory` are what the job can use of each machine. On a cluster that is the instance
+    type's nameplate less what the system takes; on the pool `local` it may be less because this
+    host is smaller (then `warnings` says so). `price_per_hour` is that of
     one machine; `minimum` is the least time that each is paid for.
     """
 
@@ -131,6 +132,10 @@ class Plan:
     as_if: bool = False
     #: Why this machine, in words: "the cheapest with 2 vCPUs and 4 GiB".
     reason: str = ""
+    #: Other instance types that will do as well, cheapest first: capacity runs out.
+    alternatives: tuple[str, ...] = ()
+    #: Whether spot capacity may, or must, be bought: "never", "prefer", "only".
+    spot: str = "never"
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -169,6 +174,8 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "warnings": list(plan.warnings),
         "as_if": plan.as_if,
         "reason": plan.reason,
+        "alternatives": list(plan.alternatives),
+        "spot": plan.spot,
     }
 
 
@@ -211,6 +218,9 @@ def plan_from_json(raw: dict[str, Any]) -> Plan:
         warnings=tuple(raw["warnings"]),
         as_if=raw["as_if"],
         reason=raw["reason"],
+        # Attempts of before 0.2 have plans without these.
+        alternatives=tuple(raw.get("alternatives", ())),
+        spot=raw.get("spot", "never"),
     )
 
 

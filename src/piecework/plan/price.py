@@ -52,7 +52,13 @@ class PriceBook:
         Stated prices stand instead of the list's: a type that the pool does not price is then
         unpriced. Doing it twice changes nothing. Raises ConfigError for a type nobody knows.
         """
-        for setting, names in (("types", pool.types or ()), ("prices", pool.prices or ())):
+        named = {
+            "types": pool.types or (),
+            "groups": [group.type for group in pool.groups],
+            "prices": pool.prices or (),
+            "spot_prices": pool.spot_prices or (),
+        }
+        for setting, names in named.items():
             for name in names:
                 if name not in self.types:
                     raise ConfigError(
@@ -69,6 +75,33 @@ class PriceBook:
                 for name, machine in self.types.items()
             }
         )
+
+    def for_spot(self, pool: Pool) -> PriceBook:
+        """The book with the pool's spot prices; a type without one keeps that on demand."""
+        if not pool.spot_prices:
+            return self
+        stated = {name: _checked(pool, name, price) for name, price in pool.spot_prices.items()}
+        source = f"spot prices of pool {pool.name}"
+        spot = {
+            name: replace(self.types[name], usd_per_hour=price, source=source, as_of=None)
+            for name, price in stated.items()
+            if name in self.types
+        }
+        return PriceBook({**self.types, **spot})
+
+
+def bought_at(pool: Pool, instance_type: str, *, spot: bool) -> InstanceType | None:
+    """The type with the price of a machine of it that was bought for the pool; None: no such type.
+
+    The price of spot capacity that the pool does not state is unknown, never that on demand.
+    """
+    book = load_price_book(pool)
+    machine = book.find(instance_type)
+    if machine is None or not spot:
+        return machine
+    if instance_type in (pool.spot_prices or {}):
+        return book.for_spot(pool).find(instance_type)
+    return replace(machine, usd_per_hour=None, source="no spot price is known", as_of=None)
 
 
 def _rank(machine: InstanceType) -> tuple[bool, Decimal, str]:

@@ -17,7 +17,11 @@ DEFAULT_MEMORY = Memory(2 * GIBI)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The least that the machine must have. `types` are those that may be bought; None: any."""
+    """The least that the machine must have.
+
+    `types` are those that may be bought; None: any. `filled` are those that the system fills: of
+    which nothing is left for a job.
+    """
 
     cpus: Decimal
     memory: Memory
@@ -26,6 +30,7 @@ class Request:
     burstable: bool
     type: str | None
     types: frozenset[str] | None
+    filled: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         """For people: 2 vCPUs, 4 GiB and 1 GPU."""
@@ -35,7 +40,12 @@ class Request:
         return f"{size}, {self.memory.rounded()} and {self.gpus} GPU{'' if self.gpus == 1 else 's'}"
 
 
-def read_request(machine: Machine, pool: Pool, memory_at_least: Memory | None = None) -> Request:
+def read_request(
+    machine: Machine,
+    pool: Pool,
+    memory_at_least: Memory | None = None,
+    filled: frozenset[str] = frozenset(),
+) -> Request:
     """The request of a job. A pinned type needs no size, so it gets no default."""
     none = Memory(0)
     pinned = machine.type is not None
@@ -47,7 +57,8 @@ def read_request(machine: Machine, pool: Pool, memory_at_least: Memory | None = 
         architecture=machine.arch,
         burstable=machine.burstable,
         type=machine.type,
-        types=None if pool.types is None else frozenset(pool.types),
+        types=pool.allowed_types(machine.spot),
+        filled=filled,
     )
 
 
@@ -82,6 +93,8 @@ def find_exclusions(request: Request, machine: InstanceType) -> list[str]:
         why.append(f"is {machine.architecture}, and the job is for {request.architecture}")
     if request.types is not None and machine.name not in request.types:
         why.append("is not among the pool's types")
+    if machine.name in request.filled:
+        why.append("is too small for the system of a cluster and a job")
     if request.type is not None:
         if machine.name != request.type:
             why.append(f"the job pins {request.type}")

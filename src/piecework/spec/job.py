@@ -14,7 +14,7 @@ from piecework.errors import show
 from piecework.spec import custom
 from piecework.spec.files import check_path
 from piecework.spec.machine import Machine
-from piecework.spec.model import DurationField, Model, Name, Text, Whole, check_text
+from piecework.spec.model import DurationField, Model, Name, PlainText, Text, Whole, check_text
 from piecework.spec.param import check_json
 from piecework.spec.templates import find_problems, holds_template
 from piecework.spec.wording import fault, suggest
@@ -90,6 +90,11 @@ def _check_program(program: Any) -> Any:
 #: A text in which templates are rendered.
 Template = Annotated[Text, AfterValidator(_check_template)]
 Variable = Annotated[str, AfterValidator(_check_variable)]
+#: The image of a `container`, in which templates are rendered.
+Image = Annotated[Text, Field(min_length=1, max_length=4096), AfterValidator(_check_image)]
+PlainImage = Annotated[
+    PlainText, Field(min_length=1, max_length=4096), AfterValidator(_check_image)
+]
 FilePath = Annotated[Text, Field(min_length=1, max_length=4096), AfterValidator(_check_file)]
 
 
@@ -116,9 +121,7 @@ class PythonProgram(Model):
 class ContainerProgram(Model):
     """Any image, started as it is."""
 
-    image: Annotated[Text, Field(min_length=1, max_length=4096), AfterValidator(_check_image)] = (
-        Field(description="The image, like registry.example.com/score:3.")
-    )
+    image: Image = Field(description="The image, like registry.example.com/score:3.")
     command: tuple[Template, ...] | None = Field(
         None, max_length=1000, description="What to start instead of what the image would."
     )
@@ -179,6 +182,10 @@ class Job(Model):
         (), max_length=1000, description="Jobs of this pipeline that must succeed first."
     )
     machine: Machine = Field(default_factory=Machine, description="What the machine must have.")
+    image: PlainImage | None = Field(
+        None,
+        description="On a cluster: the image that the program runs in, instead of the pool's.",
+    )
     pool: Name | None = Field(None, description="The machine pool that machines come from.")
     team: Name | None = Field(None, description="Who pays.")
     priority: Whole = Field(0, ge=-1000, le=1000, description="Higher gets its machine first.")
@@ -213,6 +220,7 @@ class Job(Model):
             env: Mapping[str, str] = ...,
             after: Sequence[str] = (),
             machine: Machine | Mapping[str, Any] = ...,
+            image: str | None = None,
             pool: str | None = None,
             team: str | None = None,
             priority: int = 0,
@@ -247,6 +255,9 @@ class Job(Model):
         if isinstance(program, Mapping) and isinstance(program.get("engine"), str):
             name = program["engine"]
             yield from custom.find_faults(name, program.get("program"), (name,))
+        if data.get("image") is not None and data.get("container") is not None:
+            message = "is said by the container already; name it there alone"
+            yield fault(("image",), message, data["image"], "key")
         named = [engine for engine in (*ENGINES, "custom") if data.get(engine) is not None]
         if len(named) > 1:
             found = " and ".join(named)

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piecework.config import Settings
-from piecework.errors import NoMachineError
+from piecework.errors import ConfigError, NoMachineError
 from piecework.plan.choose import plan_job
 from piecework.plan.plan import History, Host, InstanceType, Plan
 from piecework.plan.price import PriceBook, load_price_book
+from piecework.plan.reserve import usable
 from piecework.spec.job import Job
-from piecework.spec.pool import Pool
+from piecework.spec.pool import Group, Pool
 from piecework.units import GIBI, Memory, Money
 
 SETTINGS = Settings(home=Path("/nowhere"), ledger_url="sqlite://")
@@ -364,3 +365,94 @@ def test_the_telling_ones_are_named_with_their_reason() -> None:
     assert "is burstable" in reason_of(found, "t3a.medium")
     assert "is arm64" in reason_of(found, "a1.large")
     assert reason_of(found, "c5a.large") == "fits, but costs $0.0005/h more"
+
+
+# ------------------------------------------------------------------ on a cluster
+
+
+BURST = Pool(name="burst", provider="karpenter", image="registry.example.com/python:3.11")
+GROUPS = Pool(
+    name="groups",
+    provider="asg",
+    image="registry.example.com/python:3.11",
+    groups=(
+        Group(name="a", type="m6a.large"),
+        Group(name="b", type="m5.large"),
+        Group(name="c", type="c6a.xlarge", spot=True),
+    ),
+)
+
+
+@given(sizes)
+def test_on_a_cluster_a_job_gets_what_the_system_leaves(asked: dict[str, Any]) -> None:
+    try:
+        found = plan(asked, pool=BURST)
+    except NoMachineError:
+        return
+    left = usable(found.instance_type, BURST)
+    assert (found.cpus, found.memory) == (left.cpus, left.memory)
+    assert found.gpus == found.instance_type.gpus
+    assert not found.as_if
+
+
+@given(sizes)
+def test_alternatives_take_the_same_pod_and_cost_little_more(asked: dict[str, Any]) -> None:
+    try:
+        found = plan(asked, pool=BURST)
+    except NoMachineError:
+        return
+    others = [BOOK.types[name] for name in found.alternatives]
+    assert len(others) <= 8
+    assert found.instance_type not in others
+    prices = [other.usd_per_hour or Decimal(0) for other in others]
+    dearest = (found.instance_type.usd_per_hour or Decimal(0)) * Decimal("1.5")
+    assert prices == sorted(prices)
+    for other, price in zip(others, prices, strict=True):
+        assert fits(other, asked)
+        assert price <= dearest
+        left = usable(other, BURST)
+        assert left.cpus >= found.cpus
+        assert left.memory >= found.memory
+
+
+def test_a_pinned_type_has_no_alternatives() -> None:
+    assert plan({"type": "m6a.large"}, pool=BURST).alternatives == ()
+    assert plan({"cpu": 2}).alternatives == ()
+
+
+def test_groups_offer_their_own_types_alone() -> None:
+    found = plan({"cpu": 2}, pool=GROUPS)
+    assert (found.instance_type.name, found.alternatives) == ("m6a.large", ("m5.large",))
+    found = plan({"cpu": 2, "spot": "only"}, pool=GROUPS)
+    assert (found.instance_type.name, found.alternatives) == ("c6a.xlarge", ())
+    assert found.spot == "only"
+
+
+def test_spot_only_needs_a_group_of_spot_capacity() -> None:
+    pool = GROUPS.model_copy(update={"groups": GROUPS.groups[:2]})
+    with pytest.raises(NoMachineError, match="set spot = true on a group of the pool"):
+        plan({"spot": "only"}, pool=pool)
+
+
+def test_spot_prices_of_the_pool_are_those_of_jobs_that_take_spot_capacity() -> None:
+    pool = BURST.model_copy(update={"spot_prices": {"m6a.xlarge": Decimal("0.05")}})
+    found = plan({"cpu": 2, "spot": "prefer"}, pool=pool)
+    assert found.instance_type.name == "m6a.xlarge"
+    assert found.price_per_hour == Money(Decimal("0.05"))
+    assert found.warnings == ()
+    assert plan({"cpu": 2}, pool=pool).price_per_hour == plan({"cpu": 2}).price_per_hour
+
+
+def test_a_type_that_the_system_fills_is_not_taken() -> None:
+    asked = {"cpu": 1, "memory": "512Mi", "burstable": True}
+    assert plan(asked).instance_type.memory < Memory(GIBI)
+    assert plan(asked, pool=BURST).instance_type.memory > Memory(GIBI)
+    with pytest.raises(NoMachineError, match="too small for the system of a cluster and a job"):
+        plan({"type": "t3.nano"}, pool=BURST)
+
+
+def test_a_python_job_on_a_cluster_needs_an_image() -> None:
+    pool = BURST.model_copy(update={"image": None})
+    with pytest.raises(ConfigError, match=r"set image in \[pools\.burst\], or in the job"):
+        plan({}, pool=pool)
+    assert plan({}, pool=pool, image="registry.example.com/own:1").job.image is not None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -60,3 +61,91 @@ name = "e"
 def test_the_pool_of_jobs_that_name_none_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"pool: found 'locl'; did you mean local\?"):
         load_pools(settings_of(tmp_path, 'pool = "locl"\n'))
+
+
+KARPENTER = """
+[pools.burst]
+provider = "karpenter"
+types = ["m6a.large", "m6a.xlarge"]
+kubeconfig = "cluster.kubeconfig"
+image = "registry.example.com/python:3.11"
+max_usd_per_hour = 12.5
+start_timeout = "20m"
+reserve = {cpu = "500m"}
+node_class = {group = "karpenter.kwok.sh", kind = "KWOKNodeClass"}
+spot_prices = {"m6a.large" = 0.03}
+"""
+
+GROUPS = """
+[pools.groups]
+provider = "asg"
+region = "eu-west-1"
+cluster = "jobs"
+endpoint = "https://aws.example.com"
+groups = [
+  {name = "jobs-large", type = "m6a.large", max = 20},
+  {name = "jobs-large-spot", type = "m6a.large", spot = true},
+  {name = "jobs-xlarge-spot", type = "m6a.xlarge", spot = true},
+]
+"""
+
+
+def test_a_karpenter_pool_says_where_its_cluster_is(tmp_path: Path) -> None:
+    burst = load_pools(settings_of(tmp_path, KARPENTER))["burst"]
+    assert burst.on_cluster
+    assert (burst.namespace, burst.context) == ("piecework", None)
+    assert burst.kubeconfig == tmp_path / "cluster.kubeconfig"
+    assert burst.start_timeout == timedelta(minutes=20)
+    assert (burst.reserve.cpu, burst.reserve.memory) == (Decimal("0.5"), None)
+    assert burst.node_class.name == "default"
+    assert burst.allowed_types() == {"m6a.large", "m6a.xlarge"}
+
+
+def test_a_pool_of_groups_has_the_types_of_its_groups(tmp_path: Path) -> None:
+    pool = load_pools(settings_of(tmp_path, GROUPS))["groups"]
+    assert [group.max for group in pool.groups] == [20, 10, 10]
+    assert pool.allowed_types("never") == {"m6a.large"}
+    assert pool.allowed_types("only") == {"m6a.large", "m6a.xlarge"}
+    assert [group.name for group in pool.groups_for("prefer")] == [
+        "jobs-large",
+        "jobs-large-spot",
+        "jobs-xlarge-spot",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("toml", "field", "message"),
+    [
+        ('provider = "local"\nnamespace = "x"', "namespace", "karpenter or asg, and this one's is"),
+        ('provider = "karpenter"\ncpus = 2', "cpus", "for pools of provider local"),
+        ('provider = "karpenter"\ngroups = []', "groups", "for pools of provider asg"),
+        ('provider = "asg"', "groups", "is missing; list the groups"),
+        (
+            'provider = "asg"\ngroups = [{name = "a", type = "t"}, {name = "a", type = "t"}]',
+            "groups[1].name",
+            "found 'a' twice",
+        ),
+        ('provider = "asg"\ngroups = ["a"]', "groups[0]", "found the text 'a'"),
+        ('provider = "karpenter"\nnamespace = "A_b"', "namespace", "lower case"),
+        ('provider = "karpenter"\nkubeconfig = 3', "kubeconfig", "the path of a file"),
+        ('provider = "karpenter"\nmax_usd_per_hour = 0', "max_usd_per_hour", "more than 0"),
+        (
+            'provider = "asg"\nendpoint = "aws"\ngroups = [{name = "a", type = "m6a.large"}]',
+            "endpoint",
+            "an address is right here",
+        ),
+    ],
+)
+def test_what_does_not_go_with_the_provider_is_told(
+    tmp_path: Path, toml: str, field: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_pools(settings_of(tmp_path, f"[pools.a]\n{toml}\n"))
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith(f"{tmp_path}/piecework.toml: pools.a.{field}: ")
+    assert message in line
+
+
+def test_a_pool_of_a_cluster_has_a_name_that_kubernetes_takes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pools\.Big_Ones\.name: found 'Big_Ones'; on a cluster"):
+        load_pools(settings_of(tmp_path, '[pools.Big_Ones]\nprovider = "karpenter"\n'))
