@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from math import ceil
@@ -109,6 +110,10 @@ class LocalRunner:
         if folder is None:
             return b""
         return log.read(folder.log, offset, limit, ended=folder.ended() is not None)
+
+    def listen(self, run: str, tell: Callable[[], object]) -> None:  # noqa: ARG002
+        """Nobody tells here: what there is to know is in the attempt's folder."""
+        return
 
 
 def host_for_plans(pool: Pool) -> Host:

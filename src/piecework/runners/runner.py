@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -49,6 +49,8 @@ class AttemptRequest:
     from 1.
     `code` is the folder that the job's relative paths are relative to.
     `data` is the folder or URL in which the jobs of one pipeline run exchange data.
+    `pod` is a pod that somebody wrote (a KubernetesPodOperator's), where the attempt's own is made
+    from one: `plan.written_pod` merges the two.
     """
 
     run: str
@@ -62,6 +64,7 @@ class AttemptRequest:
     team: str | None = None
     priority: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
+    pod: Mapping[str, Any] | None = None
 
     @property
     def attempt(self) -> str:
@@ -110,6 +113,12 @@ class Runner(Protocol):
 
     def read_log(self, attempt: str, offset: int, limit: int = 1 << 20) -> bytes:
         """Bytes of the attempt's log from `offset`; empty at its present end."""
+
+    def listen(self, run: str, tell: Callable[[], object]) -> Callable[[], None] | None:
+        """Has `tell` called, by any thread, when something about the run may have changed.
+
+        Returns how to stop that; None where this runner cannot tell, so that one has to look.
+        """
 
 
 def run_id(pipeline: str | None, job: str, pipeline_run: str | None, map_index: int = -1) -> str:
