@@ -3,7 +3,7 @@
 Who writes what:
 
     label       RUN, ATTEMPT, INDEX, JOB, PIPELINE, TEAM, POOL     on pods, by whoever creates them
-    label       POOL                                               on nodes, by the pool's rendering
+    label       POOL, CAPACITY                                     on nodes, by the pool's rendering
     label       RUN                                                on nodes, by Karpenter at birth,
                                                                    changed by the keeper: hand-over
     annotation  REQUEST                                            on pods, by whoever creates them
@@ -32,6 +32,9 @@ PIPELINE = f"{PREFIX}pipeline"
 TEAM = f"{PREFIX}team"
 #: On pods and nodes, and the key of the taint that keeps others off the pool's machines.
 POOL = f"{PREFIX}pool"
+
+#: "spot" or "on-demand": on the machines of Auto Scaling groups; Karpenter has a label of its own.
+CAPACITY = f"{PREFIX}capacity"
 
 #: JSON: what the keeper needs of the attempt to admit and record it; see `manifest.request_of`.
 REQUEST = f"{PREFIX}request"

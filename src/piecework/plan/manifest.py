@@ -1,0 +1,397 @@
+"""The pods of an attempt: what is sent to Kubernetes so that a machine is bought for it.
+
+What enters is an attempt with its plan, its pool, and how its program is started; what leaves are
+the pods' manifests, as JSON values. Pure: the same attempt gives the same pods, by the same names,
+so that creating them twice finds the first.
+
+A pod is born gated, so that waiting buys nothing; it fills its machine less what the system takes;
+only machines of its pool will do, and only for its own run. Where Karpenter buys, the pod selects
+its run, and Karpenter stamps the machine with it. Machines of Auto Scaling groups cannot be stamped
+at birth, so there the pod refuses to be with pods of any other run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from piecework import clock
+from piecework.errors import InputError
+from piecework.plan import labels
+from piecework.plan.plan import Plan
+from piecework.spec.pool import Pool
+from piecework.units import format_cpu
+
+Object = dict[str, Any]
+
+#: The name of the container that runs the program.
+CONTAINER = "job"
+#: Its priority class; it never preempts.
+PRIORITY_CLASS = "piecework"
+#: The user that piecework's own launcher runs as; no image needs to know it.
+USER = 65532
+#: How long a program has to end itself after SIGTERM.
+GRACE_SECONDS = 30
+#: Where the launcher, the code and the working folder are in the container.
+LAUNCHER_FOLDER = "/piecework/launcher"
+LAUNCHER_FILE = "launcher.pyz"
+CODE_FOLDER = "/piecework/code"
+CODE_FILE = "code.zip"
+WORK_FOLDER = "/piecework/work"
+#: Where a container of the user's own writes its result; Kubernetes keeps the first 4 KiB.
+RESULT_FILE = "/dev/termination-log"
+
+INSTANCE_TYPE = "node.kubernetes.io/instance-type"
+_HOST_NAME = "kubernetes.io/hostname"
+_KARPENTER_CAPACITY = "karpenter.sh/capacity-type"
+_GPU = "nvidia.com/gpu"
+_CAPACITY_TYPES = {"never": ["on-demand"], "prefer": ["spot", "on-demand"], "only": ["spot"]}
+#: A node that does not answer is for the keeper to judge (`lost_after`); this long at most.
+_SILENT_SECONDS = 86_400
+#: Linux takes no longer string in a program's environment.
+_LONGEST_VARIABLE = 128 * 1024 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class PodRequest:
+    """One try of a run: its identity, its plan and its owner.
+
+    `owner` is JSON: who asked, and whose end ends it. `params` are those of the pipeline run;
+    `env` is what the program is told besides its identity (`PIECEWORK_DATA`).
+    """
+
+    run: str
+    number: int
+    plan: Plan
+    owner: Mapping[str, Any]
+    pipeline: str | None = None
+    pipeline_run: str | None = None
+    team: str | None = None
+    priority: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def attempt(self) -> str:
+        """The attempt's id: `flights.delays.7f3a9c1b04d2.1`."""
+        return f"{self.run}.{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """What piecework's own launcher needs, for engines that are started by it.
+
+    `config_map` holds the launcher, `code` (where it is no URL) the zipped code; both are names of
+    ConfigMaps in the pool's namespace. `order` is JSON: what the launcher is told.
+    """
+
+    config_map: str
+    order: Mapping[str, Any]
+    code: str | None = None
+
+
+def pods_of(
+    request: PodRequest,
+    pool: Pool,
+    launch: Mapping[str, Any],
+    queued_at: datetime,
+    launcher: Launcher | None = None,
+) -> list[Object]:
+    """The pods of an attempt, one a machine.
+
+    `launch` is what the engine said (`Launch.to_json`). Engines other than `container` need a
+    `launcher`. Raises InputError where the program's start is too long to be told.
+    """
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": metadata_of(request, pool, queued_at, index),
+            "spec": _spec_of(request, pool, launch, launcher, index),
+        }
+        for index in range(request.plan.count)
+    ]
+
+
+def metadata_of(request: PodRequest, pool: Pool, queued_at: datetime, index: int = 0) -> Object:
+    """A pod's name, labels, annotations and finalizer."""
+    plan = request.plan
+    named = {
+        labels.JOB: plan.job_name,
+        labels.PIPELINE: request.pipeline,
+        labels.TEAM: request.team,
+        labels.POOL: pool.name,
+    }
+    found = {
+        "app.kubernetes.io/managed-by": "piecework",
+        labels.RUN: labels.run_label(request.run),
+        labels.ATTEMPT: labels.attempt_label(request.attempt),
+        labels.INDEX: str(index),
+        **{key: labels.label_value(name) for key, name in named.items() if name},
+    }
+    annotations = {
+        labels.REQUEST: json.dumps(request_of(request, pool, queued_at, index), sort_keys=True),
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+    }
+    if pool.queue:
+        found["kueue.x-k8s.io/queue-name"] = pool.queue
+        if plan.count > 1:
+            found["kueue.x-k8s.io/pod-group-name"] = found[labels.ATTEMPT]
+            annotations["kueue.x-k8s.io/pod-group-total-count"] = str(plan.count)
+    return {
+        "name": labels.pod_name(request.attempt, index, plan.count),
+        "namespace": pool.namespace,
+        "labels": found,
+        "annotations": annotations,
+        "finalizers": [labels.FINALIZER],
+    }
+
+
+def request_of(request: PodRequest, pool: Pool, queued_at: datetime, index: int = 0) -> Object:
+    """What the keeper needs of the attempt to admit and to record it: the annotation REQUEST.
+
+    Parameters and environment are not among it: they may hold what is nobody else's business.
+    """
+    plan = request.plan
+    machine, price = plan.instance_type, plan.price_per_hour
+    return {
+        "run": request.run,
+        "attempt": request.attempt,
+        "number": request.number,
+        "job": plan.job_name,
+        "pipeline": request.pipeline,
+        "pipeline_run": request.pipeline_run,
+        "team": request.team,
+        "engine": plan.job.engine,
+        "pool": pool.name,
+        "provider": pool.provider,
+        "priority": request.priority,
+        "queued_at": clock.to_text(queued_at),
+        "count": plan.count,
+        "index": index,
+        "instance_type": machine.name,
+        "alternatives": list(plan.alternatives),
+        "spot": plan.spot,
+        "cpu": format_cpu(plan.cpus),
+        "memory_bytes": plan.memory.bytes,
+        "gpu": plan.gpus,
+        "owner": dict(request.owner),
+        "usd_per_hour": None if price is None else price.decimal_text(),
+        "price_source": machine.source,
+        "price_as_of": machine.as_of.isoformat() if machine.as_of else None,
+        "deadline_seconds": plan.deadline.total_seconds(),
+        "on_deadline": plan.job.on_deadline,
+        "timeout_seconds": plan.timeout.total_seconds(),
+    }
+
+
+def environment_of(request: PodRequest, index: int = 0) -> dict[str, str]:
+    """What every program is told: who it is, its parameters, and what it may use of its machine."""
+    plan = request.plan
+    return {
+        "PIECEWORK_RUN": request.run,
+        "PIECEWORK_ATTEMPT": request.attempt,
+        "PIECEWORK_JOB": plan.job_name,
+        "PIECEWORK_PIPELINE": request.pipeline or "",
+        "PIECEWORK_PIPELINE_RUN": request.pipeline_run or "",
+        "PIECEWORK_TEAM": request.team or "",
+        "PIECEWORK_PARAMS": json.dumps(dict(request.params)),
+        "PIECEWORK_CPUS": format_cpu(plan.cpus),
+        "PIECEWORK_MEMORY_BYTES": str(plan.memory.bytes),
+        "PIECEWORK_GPUS": str(plan.gpus),
+        "PIECEWORK_INDEX": str(index),
+        "PIECEWORK_COUNT": str(plan.count),
+        **request.env,
+    }
+
+
+def placement_of(plan: Plan, pool: Pool, run: str) -> Object:
+    """The part of a pod's spec that says which machine will do, and for whom alone.
+
+    `nodeSelector`, `tolerations`, `affinity`: the same for pods that are made elsewhere.
+    """
+    own = labels.run_label(run)
+    selector = {labels.POOL: pool.name}
+    machine = [{"key": INSTANCE_TYPE, "operator": "In", "values": _types_of(plan)}]
+    if pool.provider == "karpenter":
+        selector[labels.RUN] = own
+        capacity = _CAPACITY_TYPES[plan.spot]
+        machine.append({"key": _KARPENTER_CAPACITY, "operator": "In", "values": capacity})
+    elif plan.spot == "never" and any(group.spot for group in pool.groups):
+        machine.append({"key": labels.CAPACITY, "operator": "In", "values": ["on-demand"]})
+    elif plan.spot == "only" and not all(group.spot for group in pool.groups):
+        machine.append({"key": labels.CAPACITY, "operator": "In", "values": ["spot"]})
+    affinity: Object = {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": machine}]
+            }
+        }
+    }
+    apart = _keep_apart(plan, pool, own)
+    if apart:
+        affinity["podAntiAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": apart}
+    return {"nodeSelector": selector, "tolerations": _tolerations(plan, pool), "affinity": affinity}
+
+
+def _types_of(plan: Plan) -> list[str]:
+    return [plan.instance_type.name, *plan.alternatives]
+
+
+def _keep_apart(plan: Plan, pool: Pool, own: str) -> list[Object]:
+    """Which pods this one refuses to share its machine with."""
+    terms: list[Object] = []
+    if pool.provider == "asg":
+        terms.append(
+            {
+                "labelSelector": {
+                    "matchExpressions": [{"key": labels.RUN, "operator": "Exists"}],
+                },
+                "mismatchLabelKeys": [labels.RUN],
+                # Without this it would only see pods of its own namespace.
+                "namespaceSelector": {},
+                "topologyKey": _HOST_NAME,
+            }
+        )
+    if plan.count > 1:
+        # A larger machine may have room for two of a gang.
+        terms.append(
+            {"labelSelector": {"matchLabels": {labels.RUN: own}}, "topologyKey": _HOST_NAME}
+        )
+    return terms
+
+
+def _tolerations(plan: Plan, pool: Pool) -> list[Object]:
+    found: list[Object] = [
+        {"key": labels.POOL, "operator": "Equal", "value": pool.name, "effect": "NoSchedule"}
+    ]
+    if plan.gpus:
+        found.append({"key": _GPU, "operator": "Exists", "effect": "NoSchedule"})
+    found += [
+        {
+            "key": f"node.kubernetes.io/{condition}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": _SILENT_SECONDS,
+        }
+        for condition in ("not-ready", "unreachable")
+    ]
+    return found
+
+
+def resources_of(plan: Plan) -> Object:
+    """What the container asks for and is held to: the machine less what the system takes.
+
+    There is no limit on CPU: nobody else is there to be protected, and a limit costs throttling.
+    """
+    memory = str(plan.memory)
+    requests: dict[str, str] = {"cpu": f"{int(plan.cpus * 1000)}m", "memory": memory}
+    limits: dict[str, str] = {"memory": memory}
+    if plan.gpus:
+        requests[_GPU] = limits[_GPU] = str(plan.gpus)
+    return {"requests": requests, "limits": limits}
+
+
+def _spec_of(
+    request: PodRequest,
+    pool: Pool,
+    launch: Mapping[str, Any],
+    launcher: Launcher | None,
+    index: int,
+) -> Object:
+    plan = request.plan
+    security: Object = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    spec: Object = {
+        "schedulingGates": [{"name": labels.GATE}],
+        "restartPolicy": "Never",
+        "priorityClassName": PRIORITY_CLASS,
+        "activeDeadlineSeconds": max(1, math.ceil(plan.timeout.total_seconds())),
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        **placement_of(plan, pool, request.run),
+    }
+    if pool.service_account:
+        spec["serviceAccountName"] = pool.service_account
+    told = environment_of(request, index)
+    if launch["starter"] == "container":
+        container = _container_as_it_is(launch, told)
+    else:
+        container, spec["volumes"] = _container_with_launcher(plan, pool, launcher, told)
+        security.update(runAsUser=USER, runAsGroup=USER, fsGroup=USER)
+    container["name"] = CONTAINER
+    container["resources"] = resources_of(plan)
+    container["securityContext"] = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    return {**spec, "securityContext": security, "containers": [container]}
+
+
+def _container_as_it_is(launch: Mapping[str, Any], told: Mapping[str, str]) -> Object:
+    """The user's image, with nothing mounted into it and nothing changed in it."""
+    program = launch["program"]
+    container: Object = {
+        "image": program["image"],
+        "env": _variables({**launch.get("env", {}), **told, "PIECEWORK_RESULT": RESULT_FILE}),
+    }
+    if program.get("command") is not None:
+        container["command"] = [_literal(part) for part in program["command"]]
+    if launch.get("args"):
+        container["args"] = [_literal(part) for part in launch["args"]]
+    return container
+
+
+def _container_with_launcher(
+    plan: Plan, pool: Pool, launcher: Launcher | None, told: Mapping[str, str]
+) -> tuple[Object, list[Object]]:
+    """The image with Python, in which piecework's launcher starts the program; and its volumes.
+
+    The launcher writes the termination message itself; the program's result is a part of it.
+    """
+    job_name, image = plan.job_name, plan.job.image or pool.image
+    if launcher is None or image is None:
+        raise InputError(
+            f"job {job_name!r} is started by piecework's launcher, which needs an image with "
+            f"Python; found none in the job and none in pool {pool.name!r}"
+        )
+    order = json.dumps(launcher.order, separators=(",", ":"))
+    # Kubernetes' own escapes make it no longer: the program sees it without them.
+    if len(order.encode()) > _LONGEST_VARIABLE - len("PIECEWORK_ORDER="):
+        raise InputError(
+            f"job {job_name!r}: its arguments, environment and parameters have {len(order):,} "
+            "characters, and a program's start is told in at most 131,000; write them into a file"
+        )
+    volumes: list[Object] = [
+        {"name": "launcher", "configMap": {"name": launcher.config_map}},
+        {"name": "work", "emptyDir": {}},
+    ]
+    mounts: list[Object] = [
+        {"name": "launcher", "mountPath": LAUNCHER_FOLDER, "readOnly": True},
+        {"name": "work", "mountPath": WORK_FOLDER},
+    ]
+    if launcher.code is not None:
+        volumes.append({"name": "code", "configMap": {"name": launcher.code}})
+        mounts.append({"name": "code", "mountPath": CODE_FOLDER, "readOnly": True})
+    container: Object = {
+        "image": image,
+        "command": ["python3", f"{LAUNCHER_FOLDER}/{LAUNCHER_FILE}"],
+        "workingDir": WORK_FOLDER,
+        "env": _variables({"HOME": WORK_FOLDER, **told, "PIECEWORK_ORDER": order}),
+        "volumeMounts": mounts,
+    }
+    return container, volumes
+
+
+def _variables(environment: Mapping[str, str]) -> list[Object]:
+    return [{"name": name, "value": _literal(value)} for name, value in environment.items()]
+
+
+def _literal(text: str) -> str:
+    """Kubernetes would replace $(NAME) in what programs are told; a doubled $ stands for one."""
+    return text.replace("$", "$$")
