@@ -159,6 +159,10 @@ class Pool(Model):
         timedelta(minutes=2),
         description="Clusters: how long a machine may not answer before it counts as lost.",
     )
+    join_timeout: DurationField = Field(
+        timedelta(minutes=10),
+        description="Clusters: how long a bought machine may take to join the cluster.",
+    )
     reserve: Reserve = Field(
         default_factory=Reserve,
         description="Clusters: what system and daemons take of each machine.",
@@ -231,6 +235,7 @@ _CLUSTER = {
     "start_timeout",
     "pull_timeout",
     "lost_after",
+    "join_timeout",
     "reserve",
 }
 #: The fields that each provider has a use for.
