@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
@@ -30,6 +31,9 @@ from piecework.runners.folder import AttemptFolder, Order, folder_of, folders_of
 from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner
 from piecework.spec.pool import Pool, load_pools
 from piecework.units import Memory, format_cpu
+
+#: How long `wait_for_change` waits.
+_LOOK_SECONDS = 0.2
 
 
 class LocalRunner:
@@ -110,6 +114,13 @@ class LocalRunner:
         if folder is None:
             return b""
         return log.read(folder.log, offset, limit, ended=folder.ended() is not None)
+
+    def wait_for_change(self, run: str, timeout_seconds: float) -> None:  # noqa: ARG002
+        """Waits as long as one looks at a folder before one looks again; nothing tells of it."""
+        time.sleep(min(timeout_seconds, _LOOK_SECONDS))
+
+    def acknowledge(self, attempt: str) -> None:
+        """Nothing: the attempt's folder stays."""
 
     def listen(self, run: str, tell: Callable[[], object]) -> None:  # noqa: ARG002
         """Nobody tells here: what there is to know is in the attempt's folder."""

@@ -1,6 +1,6 @@
 """What every runner can do: start an attempt from its request, tell how it is, end it.
 
-A runner is found by the plan's provider: `runner_for("local", settings)`.
+A runner is found by the pool that the machines come from: `runner_for(pool, settings)`.
 Everything here can be done twice: starting an attempt that exists finds it.
 """
 
@@ -18,7 +18,11 @@ from piecework.config import Settings
 from piecework.errors import RunnerError
 from piecework.ledger.events import Outcome
 from piecework.plan.plan import Plan
+from piecework.spec.pool import Pool
 from piecework.units import Memory
+
+#: Providers whose machines are nodes of a Kubernetes cluster.
+ON_KUBERNETES = ("karpenter", "asg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,8 @@ class AttemptRequest:
 class AttemptStatus:
     """How an attempt is. `state`: "waiting", "running" or "ended".
 
-    `reason` says why it waits; `outcome`, `cause` and the times are set as they become known.
+    `reason` says why it waits, `since` since when, where that is known; `outcome`, `cause` and the
+    times are set as they become known.
     `result` is what the job wrote as its result (JSON), once it succeeded.
     `owner` is who asked for the attempt, `memory` what it may use of each of its machines.
     """
@@ -94,6 +99,7 @@ class AttemptStatus:
     result: Any = None
     owner: Owner | None = None
     memory: Memory | None = None
+    since: datetime | None = None
 
 
 class Runner(Protocol):
@@ -133,10 +139,21 @@ def run_id(pipeline: str | None, job: str, pipeline_run: str | None, map_index: 
     return ".".join([*names, digest])
 
 
-def runner_for(provider: str, settings: Settings) -> Runner:
-    """The runner of the plan's provider; raises RunnerError where there is none."""
+def runner_for(pool: Pool | str, settings: Settings) -> Runner:
+    """The runner of a pool's machines; "local" stands for this host's, whatever its pool is.
+
+    Raises RunnerError where there is none for the pool's provider.
+    """
+    provider = pool if isinstance(pool, str) else pool.provider
     if provider == "local":
         from piecework.runners.local import LocalRunner
 
         return LocalRunner(settings)
-    raise RunnerError(f"there is no runner for machines of provider {provider!r}; there is: local")
+    if isinstance(pool, Pool) and provider in ON_KUBERNETES:
+        from piecework.runners.kubernetes import KubernetesRunner
+
+        return KubernetesRunner(pool, settings)
+    raise RunnerError(
+        f"there is no runner for machines of provider {provider!r}; there is one for local, "
+        f"{', '.join(ON_KUBERNETES)}, each found by its pool"
+    )
