@@ -105,6 +105,12 @@ def make_parser() -> argparse.ArgumentParser:
     image = verb("image", _image, "build a folder's Dockerfile and push it")
     image.add_argument("folder", nargs="?", help="without it, the base is made")
     image.add_argument("image", nargs="?", help="NAME:TAG")
+    image.add_argument(
+        "--base",
+        default=images.BASE,
+        metavar="NAME:TAG",
+        help="stands below (default: %(default)s)",
+    )
     return parser
 
 
@@ -279,4 +285,4 @@ def _image(options: argparse.Namespace) -> None:
         print(images.push_base(here, say))
     else:
         name = options.image or f"{Path(options.folder).resolve().name}:1"
-        print(images.build(here, Path(options.folder), name))
+        print(images.build(here, Path(options.folder), name, base=options.base))

@@ -3,19 +3,22 @@
 What enters are folders with a Dockerfile that begins with `ARG BASE`; what leaves are images that
 every machine pulls as REGISTRY/NAME:TAG. Two small ones are always there: `pause` (of every pod)
 and `shell` (busybox, for tests). `base`, a Debian with Python, is made by debootstrap when it is
-first asked for. The image builder keeps its storage in the cache and leaves no mount behind.
+first asked for; those of the folder `images/` stand on it. The image builder keeps its storage in
+the cache and leaves no mount behind.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from testbed import certificates, programs, registry
+from testbed import certificates, packages, programs, registry
 from testbed.errors import TestbedError
 from testbed.place import REGISTRY_PORT, Place, lock
 from testbed.programs import Progress, cache_folder
@@ -23,6 +26,9 @@ from testbed.programs import Progress, cache_folder
 PAUSE = "pause:1"
 SHELL = "shell:1"
 BASE = "base:1"
+#: The images that piecework ships, and what each stands on.
+SHIPPED = {"python": BASE, "spark": "python"}
+_SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "images"
 #: What `base` has besides Debian's smallest system.
 _BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
 _RELEASE = "bookworm"
@@ -50,22 +56,54 @@ def build(
     image: str,
     progress: Progress = programs.say,
     arguments: Mapping[str, str] | None = None,
+    base: str = BASE,
 ) -> str:
-    """Builds a folder's Dockerfile on `base`, pushes it as `image`, returns its name for pods."""
-    push_base(place, progress)
-    values = {"BASE": f"localhost/{BASE}", **(arguments or {})}
-    with lock(_storage() / "lock"):
-        if not _stored(BASE):
-            _buildah("pull", *_certificates(place), _remote(place, BASE))
-            _buildah("tag", _remote(place, BASE).removeprefix("docker://"), f"localhost/{BASE}")
+    """Builds a folder's Dockerfile on `base`, pushes it as `image`, returns its name for pods.
+
+    Where the folder has a requirements.txt, the Dockerfile finds what it asks for in `packages`.
+    """
+    if base == BASE:
+        push_base(place, progress)
+    values = {"BASE": f"localhost/{base}", **(arguments or {})}
+    with _context(folder, progress) as context, lock(_storage() / "lock"):
+        if not _stored(base):
+            _buildah("pull", *_certificates(place), _remote(place, base))
+            _buildah("tag", _remote(place, base).removeprefix("docker://"), f"localhost/{base}")
         progress(f"building image {image} from {folder}")
         _buildah(
             "bud", "--isolation=chroot", "--layers=false", "--format=docker", "--pull-never",
             *(f"--build-arg={name}={value}" for name, value in values.items()),
-            f"--tag=localhost/{image}", str(folder),
+            f"--tag=localhost/{image}", str(context),
         )  # fmt: skip
         _push(place, image)
     return name_in(place, image)
+
+
+def shipped(place: Place, name: str, progress: Progress = programs.say) -> str:
+    """An image of the folder `images/`, built where the registry lacks it as it is now."""
+    folder, below = _SHIPPED_FOLDER / name, SHIPPED[name]
+    base = below if below == BASE else shipped(place, below, progress).partition("/")[2]
+    digest = hashlib.sha256(base.encode() + (folder / "Dockerfile").read_bytes())
+    digest.update(packages.fingerprint(folder).encode())
+    image = f"{name}:{digest.hexdigest()[:12]}"
+    if registry.has(place, image):
+        return name_in(place, image)
+    return build(place, folder, image, progress, base=base)
+
+
+@contextmanager
+def _context(folder: Path, progress: Progress) -> Iterator[Path]:
+    """The folder as the builder sees it: with its Python packages, where it asks for some."""
+    if not (folder / packages.REQUIREMENTS).exists():
+        yield folder
+        return
+    installed = packages.install(folder, progress)
+    with tempfile.TemporaryDirectory(dir=installed.parent) as name:
+        context = Path(name) / folder.name
+        shutil.copytree(folder, context)
+        # Links, not copies: hundreds of megabytes, and both are in the cache.
+        shutil.copytree(installed, context / "packages", copy_function=os.link)
+        yield context
 
 
 def _ensure(

@@ -1,0 +1,64 @@
+"""The Python packages of an image: installed on this host, pinned by the repository's lock file.
+
+What enters is a folder with a Dockerfile and a requirements.txt; what leaves is a folder of
+packages in the cache, for the Dockerfile to copy. A build has no way to a package index of its own:
+whichever one this host uses, with its certificates, is this host's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from testbed.errors import TestbedError
+from testbed.place import lock
+from testbed.programs import Progress, cache_folder
+
+REQUIREMENTS = "requirements.txt"
+_LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"
+#: The Python of the image `base`.
+_PYTHON = "3.11"
+#: What no job imports, and would be pulled onto every machine.
+_NEEDLESS = ("**/tests", "bin", "pyarrow/include", "**/*.pyx", "**/*.pxd", "**/*.pxi", "**/*.a")
+
+
+def fingerprint(folder: Path) -> str:
+    """Changes with whatever goes into the packages of this folder's image."""
+    digest = hashlib.sha256((folder / REQUIREMENTS).read_bytes())
+    digest.update(_LOCK.read_bytes() + repr((_PYTHON, _NEEDLESS)).encode())
+    return digest.hexdigest()[:12]
+
+
+def install(folder: Path, progress: Progress) -> Path:
+    """The packages that the folder's requirements.txt asks for; installed at the first call."""
+    target = cache_folder() / "packages" / f"{folder.name}-{fingerprint(folder)}"
+    with lock(target.with_name(target.name + ".lock")):
+        if not target.is_dir():
+            progress(f"installing the packages of {folder}")
+            unfinished = target.with_name(target.name + ".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            _uv_install(folder / REQUIREMENTS, unfinished)
+            for pattern in _NEEDLESS:
+                for path in list(unfinished.glob(pattern)):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            unfinished.rename(target)
+    return target
+
+
+def _uv_install(requirements: Path, target: Path) -> None:
+    beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    program = shutil.which("uv", path=beside)
+    if program is None:
+        raise TestbedError("uv installs an image's packages, and is not here: run make setup")
+    command = [
+        "nice", "-n", "10", program, "pip", "install", "--quiet", f"--python={sys.executable}",
+        f"--python-version={_PYTHON}", f"--constraint={_LOCK}", f"--target={target}",
+        f"--requirement={requirements}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise TestbedError(f"installing {requirements} failed:\n{done.stderr}")
