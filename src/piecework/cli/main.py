@@ -44,6 +44,10 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "cost": ("cost", "Sum up what was spent and what was wasted."),
         "ledger": ("ledger", "Verify, rebuild or print the ledger."),
     },
+    "The machines of a cluster": {
+        "keeper": ("keeper", "Admit runs, record, give machines back."),
+        "orphans": ("orphans", "List what has outlived its purpose, and remove it."),
+    },
     "The platform of this computer": {
         "up": ("up", "Start Airflow and all that belongs to it."),
         "down": ("down", "Stop the platform."),

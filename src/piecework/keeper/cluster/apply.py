@@ -1,0 +1,249 @@
+"""Carries actions out: patches, deletions, and the seller's API. Everything can be done twice.
+
+Enters: actions. Leaves: the objects as the API server has them now, so that the next decision sees
+what this one did before a watch tells. An action that fails is told and left: the next tick decides
+it again, from what is true then.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from piecework import clock
+from piecework.errors import PieceworkError
+from piecework.keeper.cluster.actions import (
+    Action,
+    Admit,
+    EndAttempt,
+    ForgetMachine,
+    GiveBack,
+    MarkRecorded,
+    NoteInterruption,
+    Release,
+    RemovePod,
+    StampMachine,
+    TellWaiting,
+)
+from piecework.keeper.cluster.snapshot import KUEUE_GATE, PodSeen
+from piecework.kube.client import NODE, POD, ConflictError, Kube, Object
+from piecework.machines.provider import Provider
+from piecework.plan import labels
+from piecework.runners.pods import End
+
+logger = logging.getLogger(__name__)
+
+#: Requests to the API server at the same time.
+THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of an action. `objects` are those that it changed, as they are now."""
+
+    action: Action
+    error: str | None = None
+    pods: tuple[Object, ...] = ()
+    nodes: tuple[Object, ...] = ()
+
+
+@dataclass
+class Executor:
+    """Does what was decided.
+
+    `may_act` is asked before each action: a keeper that has lost its lease stops at once.
+    """
+
+    kube: Kube
+    providers: Mapping[str, Provider]
+    may_act: Callable[[], bool] = lambda: True
+    threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="keeper")
+    )
+
+    def apply(self, actions: Iterable[Action]) -> list[Done]:
+        """Does the actions; those about one machine or attempt in their order, others at once."""
+        chains: dict[str, list[Action]] = {}
+        for action in actions:
+            chains.setdefault(_subject(action), []).append(action)
+        done: list[Done] = []
+        for results in self.threads.map(self._chain, chains.values()):
+            done += results
+        return done
+
+    def _chain(self, actions: list[Action]) -> list[Done]:
+        done: list[Done] = []
+        for action in actions:
+            if not self.may_act():
+                break
+            result = self._one(action)
+            done.append(result)
+            if result.error is not None:
+                break
+        return done
+
+    def _one(self, action: Action) -> Done:
+        try:
+            pods, nodes = self._do(action)
+        except PieceworkError as error:
+            logger.warning("%s: failed: %s", action, error, extra={"action": action.kind})
+            return Done(action, str(error))
+        level = logging.DEBUG if action.kind in ("tell-waiting", "mark-recorded") else logging.INFO
+        logger.log(level, "%s", action, extra={"action": action.kind, "subject": _subject(action)})
+        return Done(action, None, tuple(pods), tuple(nodes))
+
+    def _do(self, action: Action) -> tuple[list[Object], list[Object]]:
+        match action:
+            case Admit():
+                return self._admit(action)
+            case EndAttempt():
+                return self._end(action), []
+            case TellWaiting():
+                text = {"reason": action.reason, "since": clock.to_text(action.since)}
+                return self._annotate(
+                    action.pod, labels.WAITING, json.dumps({**text, "number": action.number})
+                ), []
+            case MarkRecorded():
+                return self._annotate(action.pod, labels.RECORDED, "true"), []
+            case RemovePod():
+                return self._remove(action.pod), []
+            case StampMachine():
+                self._provider(action).stamp(action.machine, action.attempt)
+            case NoteInterruption():
+                self._provider(action).note_interruption(action.machine, action.at)
+            case Release():
+                self._provider(action).release(action.machine, action.at, action.reason)
+            case GiveBack():
+                self._provider(action).give_back(action.machine)
+            case ForgetMachine():
+                self._provider(action).forget(action.machine)
+        return [], []
+
+    def _provider(
+        self, action: StampMachine | NoteInterruption | Release | GiveBack | ForgetMachine
+    ) -> Provider:
+        return self.providers[action.machine.pool]
+
+    def _admit(self, action: Admit) -> tuple[list[Object], list[Object]]:
+        """Hands machines over, then opens the gates, each with the time of its admission."""
+        nodes = []
+        for machine in action.handed:
+            if machine.provider == "karpenter" and machine.node is not None:
+                change = {"metadata": {"labels": {labels.RUN: action.attempt.first.run}}}
+                node = self.kube.patch(NODE, machine.node, change)
+                if node is None:
+                    raise _VanishedError(f"machine {machine.id} has gone meanwhile")
+                nodes.append(node)
+        pods = []
+        names = [machine.id for machine in action.handed]
+        for index, pod in enumerate(action.attempt.pods):
+            if pod.gated:
+                machine_name = names[index] if index < len(names) else None
+                opened = self._open(pod, clock.to_text(action.at), machine_name)
+                if opened is not None:
+                    pods.append(opened)
+        return pods, nodes
+
+    def _open(self, pod: PodSeen, at: str, machine: str | None) -> Object | None:
+        gates = [gate["name"] for gate in pod.raw["spec"].get("schedulingGates", ())]
+        index = gates.index(labels.GATE)
+        admitted = json.dumps({"at": at, "machine": machine})
+        change: list[dict[str, Any]] = [
+            {"op": "test", "path": "/metadata/uid", "value": pod.uid},
+            {"op": "test", "path": f"/spec/schedulingGates/{index}/name", "value": labels.GATE},
+            {"op": "remove", "path": f"/spec/schedulingGates/{index}"},
+            {"op": "add", "path": _path(labels.ADMITTED), "value": admitted},
+        ]
+        if KUEUE_GATE in gates or "annotations" not in pod.raw["metadata"]:
+            raise _VanishedError(f"pod {'/'.join(pod.key)} is not ready to be admitted")
+        try:
+            return self.kube.patch(POD, pod.key[1], change, pod.key[0], json_patch=True)
+        except ConflictError:
+            return self.kube.get(POD, pod.key[1], pod.key[0])
+
+    def _end(self, action: EndAttempt) -> list[Object]:
+        changed = []
+        end = End(action.outcome, action.cause, action.at).to_json()
+        for pod in action.attempt.pods:
+            if not pod.is_live:
+                continue
+            if pod.end is None:
+                changed += self._annotate(pod, labels.END, end, only_first=True)
+            grace = 0 if action.force or pod.node is None else None
+            namespace, name = pod.key
+            self.kube.delete(POD, name, namespace, grace_seconds=grace, uid=pod.uid)
+            now = self.kube.get(POD, name, namespace)
+            if now is not None:
+                changed.append(now)
+        return changed
+
+    def _annotate(
+        self, pod: PodSeen, name: str, value: str, *, only_first: bool = False
+    ) -> list[Object]:
+        namespace, pod_name = pod.key
+        metadata: dict[str, Any] = {"uid": pod.uid, "annotations": {name: value}}
+        if only_first:
+            current = self.kube.get(POD, pod_name, namespace)
+            if current is None or current["metadata"]["uid"] != pod.uid:
+                return []
+            if name in current["metadata"].get("annotations", {}):
+                return [current]
+            metadata["resourceVersion"] = current["metadata"]["resourceVersion"]
+        try:
+            changed = self.kube.patch(POD, pod_name, {"metadata": metadata}, namespace)
+        except ConflictError:
+            changed = self.kube.get(POD, pod_name, namespace)
+        return [] if changed is None else [changed]
+
+    def _remove(self, pod: PodSeen) -> list[Object]:
+        namespace, name = pod.key
+        if pod.deleting_at is None:
+            self.kube.delete(POD, name, namespace, uid=pod.uid, grace_seconds=0)
+        current = release_pod(self.kube, name, namespace, pod.uid)
+        return [] if current is None else [current]
+
+
+class _VanishedError(PieceworkError):
+    retryable = True
+
+
+def release_pod(kube: Kube, name: str, namespace: str, uid: str | None = None) -> Object | None:
+    """Takes piecework's finalizer off a pod, if it is on it; the pod as it is then, if it is."""
+    for _ in range(5):
+        pod = kube.get(POD, name, namespace)
+        if pod is None or (uid is not None and pod["metadata"]["uid"] != uid):
+            return None
+        held = pod["metadata"].get("finalizers", [])
+        if labels.FINALIZER not in held:
+            return pod
+        path = f"/metadata/finalizers/{held.index(labels.FINALIZER)}"
+        change = [
+            {"op": "test", "path": path, "value": labels.FINALIZER},
+            {"op": "remove", "path": path},
+        ]
+        try:
+            return kube.patch(POD, name, change, namespace, json_patch=True)
+        except ConflictError:
+            continue
+    raise _VanishedError(
+        f"pod {namespace}/{name} changes too often to take piecework's finalizer off; it is tried "
+        "again"
+    )
+
+
+def _subject(action: Action) -> str:
+    match action:
+        case Admit() | EndAttempt():
+            return action.attempt.id
+        case TellWaiting() | MarkRecorded() | RemovePod():
+            return action.pod.attempt
+        case _:
+            return action.machine.id
+
+
+def _path(annotation: str) -> str:
+    return "/metadata/annotations/" + annotation.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,87 @@
+"""What is left to do for pods and machines that are over: hold, mark, let go.
+
+Pure. An object is kept by its finalizer until what it tells is in the ledger; then it is marked,
+and goes as soon as whoever waited for it has read its end, or does not wait any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+
+from piecework.keeper.cluster.actions import (
+    Action,
+    ForgetMachine,
+    MarkRecorded,
+    RemovePod,
+    StampMachine,
+)
+from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen, Snapshot
+from piecework.machines.provider import MachineSeen
+
+#: How long a pod waits to be read by whoever asked for it.
+UNREAD = timedelta(hours=1)
+#: How long the copy of a log may take.
+LOG_COPY = timedelta(seconds=10)
+
+
+def finish(snapshot: Snapshot, recorded: Collection[str]) -> list[Action]:
+    """Marks and removals. `recorded` are attempts and machines whose end is in the ledger."""
+    actions: list[Action] = []
+    for attempt in snapshot.attempts.values():
+        if attempt.id in recorded:
+            for pod in attempt.pods:
+                actions += _finish_pod(snapshot, attempt, pod)
+    for machine in snapshot.machines.values():
+        if machine.gone_at is not None and machine.id in recorded:
+            actions.append(ForgetMachine(machine))
+    return actions
+
+
+def stamp(snapshot: Snapshot) -> list[Action]:
+    """Machines whose record nobody holds yet, or that do not say for whom they were bought."""
+    actions: list[Action] = []
+    for machine in snapshot.machines.values():
+        if machine.provider != "karpenter" or machine.gone_at is not None:
+            continue
+        buyer = find_buyer(snapshot, machine) if machine.attempt is None else None
+        if buyer is not None or not (machine.held or machine.leaving_at):
+            actions.append(StampMachine(machine, buyer or machine.attempt))
+    return actions
+
+
+def find_buyer(snapshot: Snapshot, machine: MachineSeen) -> str | None:
+    """The attempt for which a machine was bought: of its run, the one admitted last before it."""
+    if machine.run is None or machine.requested_at is None:
+        return None
+    admitted = [
+        (attempt.admitted_at, attempt.id)
+        for attempt in snapshot.attempts.values()
+        if attempt.first.run == machine.run
+        and attempt.admitted_at is not None
+        # The API server's times are whole seconds, cut off.
+        and attempt.admitted_at <= machine.requested_at + timedelta(seconds=1)
+    ]
+    return max(admitted)[1] if admitted else None
+
+
+def _finish_pod(snapshot: Snapshot, attempt: AttemptSeen, pod: PodSeen) -> list[Action]:
+    assert pod.over is not None
+    since = snapshot.now - pod.over
+    if not pod.recorded:
+        waits_for_log = snapshot.keeps_logs and pod.started_at is not None
+        if waits_for_log and pod.uid not in snapshot.logs and since <= LOG_COPY:
+            return []
+        return [MarkRecorded(pod)]
+    if not pod.held and pod.deleting_at is None and since <= UNREAD:
+        return []
+    if pod.seen:
+        return [RemovePod(pod, "it was recorded and read")]
+    if pod.deleting_at is not None and attempt.end is None:
+        return [RemovePod(pod, "it was recorded, and somebody deletes it")]
+    over = snapshot.owners_over.get(attempt.id)
+    if over is not None:
+        return [RemovePod(pod, over)]
+    if since > UNREAD:
+        return [RemovePod(pod, "it was recorded, and nobody has read it for an hour")]
+    return []

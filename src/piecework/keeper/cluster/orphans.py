@@ -1,0 +1,189 @@
+"""What has outlived its purpose: attempts whose owner or time is over, machines that do no work.
+
+Pure. Nothing is judged by silence: an owner that does not answer is not over, and a node that does
+not answer is lost only after the pool's `lost_after`, or when its seller says that it is gone. Each
+finding is a sentence, which becomes the cause in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from piecework.keeper.cluster.actions import Action, EndAttempt, GiveBack, Release
+from piecework.keeper.cluster.snapshot import AttemptSeen, Snapshot
+from piecework.ledger.events import Outcome
+from piecework.machines.provider import MachineSeen
+from piecework.spec.pool import Pool
+from piecework.units import format_duration
+
+#: A kubelet ends a pod at its time limit by itself; this much later it has failed to.
+OVERTIME = timedelta(seconds=60)
+#: How long GPUs may take to appear on a machine that is ready.
+GPUS_APPEAR = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that has outlived its purpose: what, why, and what ends it."""
+
+    subject: str
+    reason: str
+    actions: tuple[Action, ...]
+
+
+def find_orphans(snapshot: Snapshot) -> list[Finding]:
+    """Everything that has no living purpose, each thing once."""
+    found = [
+        finding
+        for attempt in snapshot.attempts.values()
+        if attempt.is_live and (finding := _judge_attempt(snapshot, attempt)) is not None
+    ]
+    found += [
+        finding
+        for machine in snapshot.machines.values()
+        if machine.state not in ("leaving", "gone")
+        and (finding := _judge_machine(snapshot, machine)) is not None
+    ]
+    return found
+
+
+def _judge_attempt(snapshot: Snapshot, attempt: AttemptSeen) -> Finding | None:
+    pool = snapshot.pools.get(attempt.first.pool)
+    if pool is None:
+        return None
+    lost = _find_lost(snapshot, attempt, pool)
+    if lost is not None:
+        return _end(snapshot, attempt, Outcome.INTERRUPTED, lost, force=True)
+    for pod in attempt.pods:
+        if pod.end is not None and pod.is_live and pod.deleting_at is None:
+            # Whoever wrote that died before the deletion.
+            return _end(snapshot, attempt, pod.end.outcome, pod.end.cause)
+    if all(pod.deleting_at is not None or not pod.is_live for pod in attempt.pods):
+        return None
+    for outcome, cause in _reasons(snapshot, attempt, pool):
+        return _end(snapshot, attempt, outcome, cause)
+    return None
+
+
+def _reasons(snapshot: Snapshot, attempt: AttemptSeen, pool: Pool) -> Iterator[tuple[Outcome, str]]:
+    """Why an attempt is to end, the first reason first."""
+    over = snapshot.owners_over.get(attempt.id)
+    if over is not None:
+        yield Outcome.CANCELLED, over
+    driver = _lost_driver(snapshot, attempt)
+    if driver is not None:
+        yield Outcome.CANCELLED, driver
+    if attempt.count > 1:
+        yield from _broken_gang(attempt)
+    request, now = attempt.request, snapshot.now
+    if request is not None and request.deadline_seconds and request.on_deadline == "cancel":
+        promised = timedelta(seconds=request.deadline_seconds)
+        if now - attempt.queued_at > promised:
+            after = format_duration(promised)
+            yield Outcome.TIMEOUT, f"its deadline, {after} after it was queued, has passed"
+    if request is not None and request.timeout_seconds:
+        limit = timedelta(seconds=request.timeout_seconds)
+        bound = attempt.first.bound_at
+        if bound is not None and now - bound > limit + OVERTIME:
+            yield Outcome.TIMEOUT, f"it ran longer than its timeout of {format_duration(limit)}"
+    yield from _never_started(snapshot, attempt, pool)
+
+
+def _never_started(
+    snapshot: Snapshot, attempt: AttemptSeen, pool: Pool
+) -> Iterator[tuple[Outcome, str]]:
+    """Limits on waiting for a machine, and on pulling an image."""
+    now, admitted = snapshot.now, attempt.admitted_at
+    waits = any(pod.is_live and pod.node is None for pod in attempt.pods)
+    if admitted is not None and waits and now - admitted > pool.start_timeout:
+        why = attempt.first.waiting.reason if attempt.first.waiting else "no machine came"
+        limit = format_duration(pool.start_timeout)
+        yield Outcome.NEVER_STARTED, f"it got no machine within {limit} of its admission: {why}"
+    for pod in attempt.pods:
+        if pod.pull_problem and pod.bound_at and now - pod.bound_at > pool.pull_timeout:
+            limit = format_duration(pool.pull_timeout)
+            yield Outcome.NEVER_STARTED, f"it did not start within {limit}: {pod.pull_problem}"
+
+
+def _broken_gang(attempt: AttemptSeen) -> Iterator[tuple[Outcome, str]]:
+    """A gang of which one has failed is of no use any more."""
+    for pod in attempt.pods:
+        phase = pod.raw.get("status", {}).get("phase")
+        if not pod.is_live and phase != "Succeeded":
+            yield Outcome.INTERRUPTED, f"pod {pod.key[1]} of its gang has ended"
+
+
+def _lost_driver(snapshot: Snapshot, attempt: AttemptSeen) -> str | None:
+    """An executor whose driver is over, or not there any more."""
+    for pod in attempt.pods:
+        if pod.role == "executor":
+            for name in pod.owner_pods:
+                driver = snapshot.pods.get((pod.key[0], name))
+                if driver is None or not driver.is_live:
+                    return f"its driver, pod {name}, is over"
+    return None
+
+
+def _find_lost(snapshot: Snapshot, attempt: AttemptSeen, pool: Pool) -> str | None:
+    """Why the machine of one of its pods cannot be running it any more."""
+    for pod in attempt.pods:
+        if not pod.is_live or pod.node is None:
+            continue
+        node = snapshot.nodes.get(pod.node)
+        if node is None:
+            machine = snapshot.machine_on.get(pod.node)
+            if machine is not None and machine.gone_at is not None:
+                return f"its machine {machine.id} is gone"
+            continue
+        if node.silent_since is not None and snapshot.now - node.silent_since > pool.lost_after:
+            limit = format_duration(pool.lost_after)
+            return f"its machine {node.name} has not answered for {limit}"
+    return None
+
+
+def _end(
+    snapshot: Snapshot, attempt: AttemptSeen, outcome: Outcome, cause: str, *, force: bool = False
+) -> Finding:
+    end = attempt.end
+    if end is not None:
+        outcome, cause = end.outcome, end.cause
+    action = EndAttempt(attempt, outcome, cause, snapshot.now, force)
+    return Finding(attempt.id, cause, (action,))
+
+
+def _judge_machine(snapshot: Snapshot, machine: MachineSeen) -> Finding | None:
+    pool = snapshot.pools.get(machine.pool)
+    if pool is None or machine.launched_at is None:
+        return None
+    now = snapshot.now
+    node = snapshot.node_of(machine)
+    if machine.joined_at is None and node is None:
+        if now - machine.launched_at > pool.join_timeout:
+            limit = format_duration(pool.join_timeout)
+            return _release(snapshot, machine, f"it did not join the cluster within {limit}")
+        return None
+    if node is None:
+        since = machine.ready_at or machine.joined_at or machine.launched_at
+        if now - since > pool.lost_after:
+            return _release(snapshot, machine, "it is not in the cluster any more")
+        return None
+    if node.silent_since is not None and machine.joined_at is not None:
+        patience = pool.lost_after if machine.ready_at else pool.join_timeout
+        if now - max(node.silent_since, machine.joined_at) > patience:
+            reason = f"it has not answered for {format_duration(patience)}"
+            return _release(snapshot, machine, reason)
+    expected = snapshot.expected_gpus.get(machine.instance_type or "", 0)
+    lacks = node.gpus < expected and not snapshot.pods_on(machine)
+    if lacks and node.ready_at is not None and now - node.ready_at > GPUS_APPEAR:
+        reason = f"its GPUs did not appear within {format_duration(GPUS_APPEAR)}"
+        return _release(snapshot, machine, reason)
+    return None
+
+
+def _release(snapshot: Snapshot, machine: MachineSeen, reason: str) -> Finding:
+    actions: tuple[Action, ...] = (Release(machine, snapshot.now, reason),)
+    if machine.provider == "karpenter":
+        actions = (*actions, GiveBack(machine))
+    return Finding(machine.id, reason, actions)

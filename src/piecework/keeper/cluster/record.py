@@ -1,0 +1,231 @@
+"""From what is seen to what the ledger says: the events of an attempt, and of a machine.
+
+Pure. An event's identity is fixed by its subject and kind, and its time comes from the object that
+tells of it (a condition, a container's state, the cloud's own record), so a keeper that is started
+anew writes the same events again, and writing them again changes nothing. Times of Kubernetes are
+whole seconds; so is what is billed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen
+from piecework.ledger.charges import RULES
+from piecework.ledger.events import Event, Kind
+from piecework.machines.provider import MachineSeen, PriceStep
+from piecework.plan.price import PriceBook
+from piecework.runners import pods as pod_facts
+from piecework.spec.pool import Pool
+
+SOURCE = "keeper"
+#: How long it may take to find out for which attempt a machine was bought.
+_BUYER_KNOWN_AFTER = timedelta(seconds=10)
+#: What the event attempt.queued takes from a pod's request as it is.
+_ASKED = (
+    "run", "job", "pipeline", "pipeline_run", "team", "engine", "pool", "priority", "cpu",
+    "memory_bytes", "gpu", "count", "owner", "provider", "instance_type", "usd_per_hour",
+    "deadline_seconds", "timeout_seconds",
+)  # fmt: skip
+
+
+def events_of_attempt(
+    attempt: AttemptSeen, machine_on: Mapping[str, MachineSeen], now: datetime
+) -> list[Event]:
+    """All that is known to have happened to an attempt, and to machines because of it.
+
+    `machine_on` has the machines by the names of their nodes.
+    """
+    occupied = [event for pod in attempt.pods for event in _occupied(pod, machine_on, now)]
+    if attempt.request is None:
+        return occupied  # nobody known: what its machine costs is nobody's but an orphan's
+    return [*_waited(attempt, now), *_ran(attempt, machine_on, now), *occupied]
+
+
+def events_of_machine(
+    machine: MachineSeen, prices: Iterable[PriceStep], now: datetime
+) -> list[Event]:
+    """All that is known to have happened to a machine."""
+    if machine.requested_at is None or not _buyer_is_known(machine, now):
+        return []
+
+    def said(kind: Kind, at: datetime, sequence: int = 0, **data: Any) -> Event:
+        return Event(SOURCE, machine.id, kind, sequence, at, now, data)
+
+    events = []
+    if machine.launched_at is not None or machine.gone_at is not None:
+        events.append(
+            said(
+                Kind.MACHINE_REQUESTED,
+                machine.requested_at,
+                pool=machine.pool,
+                provider=machine.provider,
+                instance_type=machine.instance_type,
+                attempt=machine.attempt,
+                zone=machine.zone,
+            )
+        )
+    if machine.launched_at is not None:
+        rule = RULES[machine.billing]
+        events.append(
+            said(
+                Kind.MACHINE_LAUNCHED,
+                machine.launched_at,
+                minimum_seconds=rule.minimum_seconds,
+                increment_seconds=rule.increment_seconds,
+                billing=machine.billing,
+                spot=machine.spot,
+            )
+        )
+        events += [
+            said(
+                Kind.MACHINE_PRICE,
+                step.at,
+                number,
+                usd_per_hour=None if step.usd_per_hour is None else f"{step.usd_per_hour:f}",
+                currency="USD",
+                source=step.source,
+                as_of=step.as_of,
+            )
+            for number, step in enumerate(prices)
+        ]
+    if machine.joined_at is not None:
+        events.append(said(Kind.MACHINE_JOINED, machine.joined_at))
+    if machine.ready_at is not None:
+        events.append(said(Kind.MACHINE_READY, machine.ready_at))
+    if machine.released_at is not None and _release_stands(machine):
+        reason = machine.release_reason or "it was given back"
+        events.append(said(Kind.MACHINE_RELEASED, machine.released_at, reason=reason))
+    if machine.gone_at is not None:
+        events.append(said(Kind.MACHINE_GONE, machine.gone_at, cause=machine.gone_cause))
+    return events
+
+
+def price_steps(machine: MachineSeen, pool: Pool, book: PriceBook) -> tuple[PriceStep, ...]:
+    """The machine's prices: those that its provider knows, else those of the pool and the list.
+
+    A spot machine is never priced as one on demand: where nobody says what it costs, it is
+    unpriced.
+    """
+    if machine.prices:
+        return machine.prices
+    if machine.launched_at is None or machine.instance_type is None:
+        return ()
+    if machine.spot:
+        price = (pool.spot_prices or {}).get(machine.instance_type)
+        source = "no spot price is known" if price is None else f"spot prices of pool {pool.name}"
+        return (PriceStep(machine.launched_at, price, source),)
+    found = book.find(machine.instance_type)
+    if found is None:
+        source = f"the price list has no {machine.instance_type}"
+        return (PriceStep(machine.launched_at, None, source),)
+    as_of = found.as_of.isoformat() if found.as_of else None
+    return (PriceStep(machine.launched_at, found.usd_per_hour, found.source, as_of),)
+
+
+def _buyer_is_known(machine: MachineSeen, now: datetime) -> bool:
+    """The purchase is recorded once, so it waits until the keeper has found out for whom it is."""
+    if machine.attempt is not None or machine.run is None or machine.requested_at is None:
+        return True
+    return now - machine.requested_at > _BUYER_KNOWN_AFTER
+
+
+def _release_stands(machine: MachineSeen) -> bool:
+    """A machine of a group may still get a pod after it was released; Karpenter's can't."""
+    return (
+        machine.provider == "karpenter"
+        or machine.leaving_at is not None
+        or (machine.gone_at is not None)
+    )
+
+
+def _waited(attempt: AttemptSeen, now: datetime) -> Iterator[Event]:
+    request = attempt.request
+    if request is not None:
+        asked = {name: request.raw.get(name) for name in _ASKED if name in request.raw}
+        asked["attempt"] = request.number
+        yield Event(SOURCE, attempt.id, Kind.ATTEMPT_QUEUED, 0, attempt.queued_at, now, asked)
+    for pod in attempt.pods:
+        if pod.waiting is not None:
+            yield Event(
+                SOURCE,
+                attempt.id,
+                Kind.ATTEMPT_WAITING,
+                pod.waiting.number,
+                pod.waiting.since,
+                now,
+                {"reason": pod.waiting.reason},
+            )
+
+
+def _ran(
+    attempt: AttemptSeen, machine_on: Mapping[str, MachineSeen], now: datetime
+) -> Iterator[Event]:
+    def said(kind: Kind, at: datetime, **data: Any) -> Event:
+        return Event(SOURCE, attempt.id, kind, 0, at, now, data)
+
+    nodes = [pod.node for pod in attempt.pods if pod.node is not None]
+    machines = [machine_on[node] for node in nodes if node in machine_on]
+    complete = len(machines) == attempt.count
+    admitted_at = attempt.admitted_at
+    if admitted_at is not None and (complete or not attempt.is_live):
+        types = [machine.instance_type for machine in machines if machine.instance_type]
+        planned = None if attempt.request is None else attempt.request.instance_type
+        yield said(
+            Kind.ATTEMPT_ADMITTED,
+            admitted_at,
+            machines=[machine.id for machine in machines],
+            instance_type=types[0] if types else planned,
+        )
+    bound = [pod.bound_at for pod in attempt.pods if pod.bound_at is not None]
+    if bound and len(bound) == attempt.count:
+        yield said(Kind.ATTEMPT_SCHEDULED, max(bound))
+    pulling = [pod.sandbox_at for pod in attempt.pods if pod.sandbox_at is not None]
+    if pulling:
+        yield said(Kind.ATTEMPT_PULLING, min(pulling))
+    started = [pod.started_at for pod in attempt.pods if pod.started_at is not None]
+    if started:
+        yield said(Kind.ATTEMPT_STARTED, min(started))
+    if not attempt.is_live:
+        yield _ended(attempt, now)
+
+
+def _ended(attempt: AttemptSeen, now: datetime) -> Event:
+    status = pod_facts.attempt_status([pod.raw for pod in attempt.pods], now)
+    over = max((pod.over for pod in attempt.pods if pod.over is not None), default=now)
+    data = {
+        "outcome": None if status.outcome is None else str(status.outcome),
+        "cause": status.cause,
+        "exit_code": status.exit_code,
+        "use": merge_use(pod_facts.use_of(pod.raw) for pod in attempt.pods),
+    }
+    at = status.ended_at or over
+    return Event(SOURCE, attempt.id, Kind.ATTEMPT_ENDED, 0, at, now, data)
+
+
+def merge_use(uses: Iterable[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """What all pods of an attempt used: times and bytes together, the highest of the peaks."""
+    known = [use for use in uses if use is not None]
+    merged: dict[str, Any] = {}
+    for name in ("cpu_seconds", "peak_memory_bytes", "read_bytes", "written_bytes"):
+        values = [use[name] for use in known if use.get(name) is not None]
+        together = max if name == "peak_memory_bytes" else sum
+        merged[name] = together(values) if values else None
+    return merged
+
+
+def _occupied(
+    pod: PodSeen, machine_on: Mapping[str, MachineSeen], now: datetime
+) -> Iterator[Event]:
+    machine = None if pod.node is None else machine_on.get(pod.node)
+    if machine is None or pod.bound_at is None:
+        return
+    number = zlib.crc32(pod.attempt.encode())
+    data = {"attempt": pod.attempt}
+    yield Event(SOURCE, machine.id, Kind.MACHINE_OCCUPIED, number, pod.bound_at, now, data)
+    if pod.over is not None:
+        at = max(pod.over, pod.bound_at)
+        yield Event(SOURCE, machine.id, Kind.MACHINE_VACATED, number, at, now, data)

@@ -1,0 +1,134 @@
+"""Puts a cluster's keeper together from settings, and runs it until it is told to end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from piecework.config import Settings
+from piecework.errors import ClusterError, InputError
+from piecework.keeper.cluster.apply import Executor
+from piecework.keeper.cluster.lease import Lease
+from piecework.keeper.cluster.tending import Helpers, Sources, Tending
+from piecework.keeper.cluster.writer import Writer, open_append
+from piecework.kube.client import Kube
+from piecework.machines.provider import Provider
+from piecework.spec.pool import Pool, load_pools
+from piecework.spec.team import load_teams
+
+logger = logging.getLogger(__name__)
+
+#: How long the first look at a cluster may take.
+SYNC_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a keeper is to run. `identity` tells keepers of one cluster apart."""
+
+    identity: str = ""
+    metrics_port: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.identity or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def choose_pools(settings: Settings, names: Collection[str] = ()) -> dict[str, Pool]:
+    """The pools of one cluster that a keeper is for: those named, else all on a cluster.
+
+    Raises InputError where there is none, or where they are of several clusters.
+    """
+    known = load_pools(settings)
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"--pool {name}: there is no such pool; there are: {', '.join(sorted(known))}"
+            )
+        if not known[name].on_cluster:
+            raise InputError(f"--pool {name}: its machines are slices of this host; no keeper is")
+    pools = {n: p for n, p in known.items() if p.on_cluster and (not names or n in names)}
+    if not pools:
+        raise InputError(
+            "there is no pool on a cluster for a keeper to keep; add one to piecework.toml, with "
+            'provider = "karpenter" or "asg"'
+        )
+    clusters = {(pool.kubeconfig, pool.context) for pool in pools.values()}
+    if len(clusters) > 1:
+        raise InputError(
+            f"the pools {', '.join(sorted(pools))} are of {len(clusters)} clusters, and a keeper "
+            "keeps one; name its pools with --pool"
+        )
+    return pools
+
+
+def connect(pools: Mapping[str, Pool]) -> Kube:
+    """The cluster of the pools."""
+    pool = next(iter(pools.values()))
+    return Kube.connect(pool.kubeconfig, pool.context)
+
+
+def provide(kube: Kube, pools: Mapping[str, Pool], sources: Sources) -> dict[str, Provider]:
+    """The sellers of machines, by pool."""
+    from piecework.machines.karpenter import Karpenter
+
+    found: dict[str, Provider] = {}
+    bought = [pool for pool in pools.values() if pool.provider == "karpenter"]
+    if bought:
+        karpenter = Karpenter(kube, bought, sources.claims)
+        found |= {pool.name: karpenter for pool in bought}
+    return found
+
+
+@contextmanager
+def tending(
+    settings: Settings, pools: Mapping[str, Pool], *, writes: bool = True
+) -> Iterator[Tending]:
+    """A keeper that knows its cluster, and does nothing by itself."""
+    kube = connect(pools)
+    wake = threading.Event()
+    sources = Sources(kube, pools.values(), wake.set)
+    providers = provide(kube, pools, sources)
+    writer = Writer(open_append(settings.ledger_url) if writes else lambda _: 0, wake.set)
+    keeper = Tending(
+        kube=kube,
+        pools=pools,
+        teams=load_teams(settings),
+        providers=providers,
+        sources=sources,
+        writer=writer,
+        executor=Executor(kube, providers),
+        wake=wake,
+        helpers=Helpers(),
+    )
+    sources.start()
+    try:
+        if not sources.wait_synced(SYNC_SECONDS):
+            problems = "; ".join(sources.errors()) or "it does not answer"
+            raise ClusterError(
+                f"the cluster cannot be watched after {SYNC_SECONDS:.0f} s: {problems}"
+            )
+        yield keeper
+    finally:
+        sources.stop()
+
+
+def keep(settings: Settings, pools: Mapping[str, Pool], options: Options) -> None:
+    """Keeps a cluster until this process is interrupted."""
+    with tending(settings, pools) as keeper:
+        namespace = next(iter(pools.values())).namespace
+        lease = Lease(keeper.kube, namespace, options.name)
+        keeper.may_act = keeper.executor.may_act = lease.is_held
+        lease.start()
+        keeper.writer.start()
+        logger.info("keeping the pools %s as %s", ", ".join(sorted(pools)), options.name)
+        try:
+            keeper.run()
+        finally:
+            lease.stop()
+            keeper.writer.stop()

@@ -1,0 +1,265 @@
+"""The loop: what changed, what to record, what to do, and again.
+
+Enters: a cluster, its pools, a ledger. Leaves: machines that are used or given back, and a ledger
+that knows. A tick is started by a change, a moment later, so that what changes together is looked
+at together; and at least once a second while there is anything, because time passes too.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from piecework import clock
+from piecework.clock import Clock
+from piecework.errors import PieceworkError
+from piecework.keeper.cluster.actions import Action
+from piecework.keeper.cluster.apply import Done, Executor
+from piecework.keeper.cluster.decide import decide
+from piecework.keeper.cluster.record import (
+    events_of_attempt,
+    events_of_machine,
+    price_steps,
+)
+from piecework.keeper.cluster.snapshot import Snapshot
+from piecework.keeper.cluster.state import State
+from piecework.keeper.cluster.writer import Writer
+from piecework.kube.client import NODE, NODE_CLAIM, POD, Kind, Kube, Object
+from piecework.kube.watch import Mirror
+from piecework.machines.provider import MachineSeen, Provider
+from piecework.plan import labels
+from piecework.plan.price import PriceBook, load_price_book
+from piecework.spec.pool import Pool
+from piecework.spec.team import Team
+
+logger = logging.getLogger(__name__)
+
+#: From a change to the tick that looks at it: what changes together is looked at together.
+DEBOUNCE_SECONDS = 0.1
+#: Between two ticks without a change.
+IDLE_SECONDS = 1.0
+#: How long a single look waits for what others find out.
+LOOK_SECONDS = 3.0
+
+
+class Sources:
+    """Live copies of a cluster's objects, and a queue of what changed in them."""
+
+    def __init__(self, kube: Kube, pools: Collection[Pool], wake: Callable[[], object]) -> None:
+        self._wake = wake
+        self._changes: deque[tuple[str, str, Object]] = deque()
+        kinds = {"pod": POD, "node": NODE}
+        if any(pool.provider == "karpenter" for pool in pools):
+            kinds["claim"] = NODE_CLAIM
+        self._mirrors = {name: self._mirror(kube, kind, name) for name, kind in kinds.items()}
+
+    def claims(self) -> Mapping[Any, Object]:
+        """The NodeClaims of piecework's pools, as they are now."""
+        mirror = self._mirrors.get("claim")
+        return {} if mirror is None else mirror.objects
+
+    def start(self) -> None:
+        """Begins to list and watch."""
+        for mirror in self._mirrors.values():
+            mirror.start()
+
+    def wait_synced(self, timeout_seconds: float) -> bool:
+        """Whether all is known, after waiting for that."""
+        deadline = time.monotonic() + timeout_seconds
+        return all(
+            mirror.wait_synced(max(0.0, deadline - time.monotonic()))
+            for mirror in self._mirrors.values()
+        )
+
+    def drain(self, state: State, now: datetime) -> int:
+        """Hands what has changed to the state; returns how many changes there were."""
+        count = 0
+        while self._changes:
+            kind, change, obj = self._changes.popleft()
+            count += 1
+            if kind == "pod":
+                state.take_pod(obj, deleted=change == "DELETED", now=now)
+            elif kind == "node":
+                state.take_node(obj, deleted=change == "DELETED")
+        return count
+
+    def errors(self) -> list[str]:
+        """What is wrong with the watches at the moment."""
+        return [mirror.error for mirror in self._mirrors.values() if mirror.error is not None]
+
+    def stop(self) -> None:
+        for mirror in self._mirrors.values():
+            mirror.stop()
+
+    def _mirror(self, kube: Kube, kind: Kind, name: str) -> Mirror:
+        def changed(change: str, obj: Object) -> None:
+            if change != "SYNCED":
+                self._changes.append((name, change, obj))
+            self._wake()
+
+        return Mirror(kube, kind, labels=labels.POOL, on_change=changed)
+
+
+@dataclass
+class Helpers:
+    """What others find out for the keeper, in threads of their own; see their modules."""
+
+    owners_over: Callable[[], Mapping[str, str]] = dict
+    hints: Callable[[], Mapping[str, str]] = dict
+    kept_logs: Callable[[], frozenset[str]] = frozenset
+    keeps_logs: bool = False
+    #: Called with each snapshot, to see what is to be found out.
+    look: Sequence[Callable[[Snapshot], object]] = ()
+    #: Called with each tick's outcome, for the metrics.
+    told: Sequence[Callable[[Snapshot, list[Done]], object]] = ()
+
+
+@dataclass
+class Tending:
+    """One keeper of one cluster."""
+
+    kube: Kube
+    pools: Mapping[str, Pool]
+    teams: Mapping[str, Team]
+    providers: Mapping[str, Provider]
+    sources: Sources
+    writer: Writer
+    executor: Executor
+    wake: threading.Event
+    helpers: Helpers = field(default_factory=Helpers)
+    may_act: Callable[[], bool] = lambda: True
+    now: Clock = clock.now
+
+    def __post_init__(self) -> None:
+        self.state = State(self.pools)
+        self.books: dict[str, PriceBook] = {n: load_price_book(p) for n, p in self.pools.items()}
+        types = [item for book in self.books.values() for item in book.types.values()]
+        self.expected_gpus = {item.name: item.gpus for item in types if item.gpus}
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Ticks until `stop`."""
+        while not self._stopping.is_set():
+            busy = bool(self.state.attempts or self.state.machines)
+            if self.wake.wait(IDLE_SECONDS if busy else 5 * IDLE_SECONDS):
+                self._stopping.wait(DEBOUNCE_SECONDS)
+            self.wake.clear()
+            try:
+                self.tick()
+            except PieceworkError as error:
+                logger.warning("a round was not finished, and is tried again: %s", error)
+                self._stopping.wait(IDLE_SECONDS)
+
+    def stop(self) -> None:
+        """Ends the loop after the present tick."""
+        self._stopping.set()
+        self.wake.set()
+
+    def tick(self) -> list[Done]:
+        """One round: takes note, records, decides, acts. Does nothing while others are the keeper,
+        but stays up to date.
+        """
+        snapshot = self.look()
+        for look in self.helpers.look:
+            look(snapshot)
+        if not self.may_act():
+            return []
+        self.record(snapshot)
+        done = self.executor.apply(decide(snapshot, self.writer.over))
+        self._take_back(done)
+        for told in self.helpers.told:
+            told(snapshot, done)
+        if any(result.error is None for result in done):
+            self.wake.set()  # what was done may have made room for more
+        return done
+
+    def look_around(self) -> Snapshot:
+        """What is known, with what helpers find out when they are given a moment."""
+        snapshot = self.look()
+        if self.helpers.look:
+            for look in self.helpers.look:
+                look(snapshot)
+            self._stopping.wait(LOOK_SECONDS)
+            snapshot = self.look()
+        return snapshot
+
+    def plan(self) -> list[Action]:
+        """What a tick would do now."""
+        return decide(self.look_around(), self.writer.over)
+
+    def look(self) -> Snapshot:
+        """What is known at this moment."""
+        now, state = self.now(), self.state
+        self.sources.drain(state, now)
+        machines = [
+            machine
+            for provider in dict.fromkeys(self.providers.values())
+            for machine in provider.machines(state.nodes)
+            if machine.pool in self.pools
+        ]
+        state.take_machines(machines, self._price)
+        for attempt in self.writer.over & state.attempts.keys():
+            state.forget_attempt(attempt)
+        failures = {name: p.failures(name) for name, p in self.providers.items()}
+        return Snapshot(
+            now=now,
+            pools=self.pools,
+            teams=self.teams,
+            attempts=dict(state.attempts),
+            machines=dict(state.machines),
+            nodes=dict(state.nodes),
+            prices=state.prices,
+            idle_since=state.idle_since,
+            owners_over=self.helpers.owners_over(),
+            hints=self.helpers.hints(),
+            failures={name: why for name, why in failures.items() if why},
+            keeps_logs=self.helpers.keeps_logs,
+            logs=self.helpers.kept_logs(),
+            expected_gpus=self.expected_gpus,
+        )
+
+    def record(self, snapshot: Snapshot) -> None:
+        """Hands to the ledger what is new about attempts and machines that have changed."""
+        state, again = self.state, set()
+        for name in state.changed_machines & snapshot.machines.keys():
+            machine = snapshot.machines[name]
+            events = events_of_machine(machine, self._steps(machine), snapshot.now)
+            if not events:
+                again.add(name)  # for whom it was bought is not known yet
+            self.writer.put(events)
+        for attempt in state.changed_attempts & snapshot.attempts.keys():
+            self.writer.put(
+                events_of_attempt(snapshot.attempts[attempt], snapshot.machine_on, snapshot.now)
+            )
+        state.changed_machines = again
+        state.changed_attempts = set()
+        if state.dropped:
+            self.writer.forget(state.dropped - snapshot.attempts.keys())
+            state.dropped = set()
+
+    def _take_back(self, done: list[Done]) -> None:
+        """What was changed is known before a watch tells of it."""
+        for result in done:
+            for pod in result.pods:
+                self.state.take_pod(pod)
+            for node in result.nodes:
+                self.state.take_node(node)
+
+    def _steps(self, machine: MachineSeen) -> Any:
+        return price_steps(machine, self.pools[machine.pool], self.books[machine.pool])
+
+    def _price(self, machine: MachineSeen) -> Decimal | None:
+        steps = self._steps(machine)
+        if steps:
+            last: Decimal | None = steps[-1].usd_per_hour
+            return last
+        book = self.books[machine.pool]
+        found = book.find(machine.instance_type or "")
+        return None if found is None else found.usd_per_hour

@@ -1,0 +1,230 @@
+"""Machines that Karpenter buys: one NodeClaim each, whose conditions tell its life.
+
+Enters: the NodeClaims of piecework's pools, as a watch keeps them. Leaves: machines with the times
+of their conditions, and deleted NodeClaims: the documented way to give a machine back at once.
+A finalizer keeps a NodeClaim's object until its end is in the ledger, so that nothing that came
+and went while nobody looked is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from piecework import clock
+from piecework.clock import Clock
+from piecework.errors import ClusterError
+from piecework.kube.client import NODE_CLAIM, ConflictError, Kube, Object
+from piecework.machines.provider import (
+    MachineSeen,
+    NodeSeen,
+    is_spot,
+    read_mark,
+    time_of,
+    write_mark,
+)
+from piecework.plan import labels
+from piecework.spec.pool import Pool
+
+#: Karpenter's own finalizer: while it is there, the machine is being drained or terminated.
+_TERMINATION = "karpenter.sh/termination"
+#: Annotation of the keeper: since when the seller takes the machine away.
+INTERRUPTED = f"{labels.PREFIX}interrupted"
+#: By the API group of the NodeClass: whose rules the meter follows.
+_BILLING = {
+    "karpenter.azure.com": "azure-vm",
+    "karpenter.k8s.gcp": "gcp-compute-engine",
+}
+_AWS = "aws-ec2-linux"
+
+
+class Karpenter:
+    """The machines of all pools of one cluster that Karpenter buys for."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        pools: Collection[Pool],
+        claims: Callable[[], Mapping[Any, Object]],
+        now: Clock = clock.now,
+    ) -> None:
+        """`claims` gives the NodeClaims as they are now, by whatever key."""
+        self._kube = kube
+        self._pools = {pool.name: pool for pool in pools}
+        self._claims = claims
+        self._now = now
+        self._read: dict[str, tuple[str, MachineSeen]] = {}
+
+    def machines(self, nodes: Mapping[str, NodeSeen]) -> Sequence[MachineSeen]:
+        """See `Provider`; the nodes add nothing here."""
+        del nodes
+        current: dict[str, tuple[str, MachineSeen]] = {}
+        for claim in list(self._claims().values()):
+            metadata = claim["metadata"]
+            version = metadata["resourceVersion"]
+            known = self._read.get(metadata["name"])
+            if known is not None and int(known[0]) >= int(version):
+                current[metadata["name"]] = known
+                continue
+            pool = self._pools.get(metadata.get("labels", {}).get(labels.POOL, ""))
+            if pool is not None:
+                current[metadata["name"]] = version, read_claim(claim, pool)
+        for name, (version, machine) in self._read.items():
+            if name not in current and not machine.held and machine.gone_at is None:
+                # Somebody took our finalizer off: all that is known is that it is gone.
+                gone = replace(machine, gone_at=machine.leaving_at or self._now())
+                current[name] = version, gone
+        self._read = current
+        return [machine for _, machine in current.values()]
+
+    def stamp(self, machine: MachineSeen, attempt: str | None) -> None:
+        """See `Provider`."""
+        change: list[dict[str, Any]] = []
+        claim = self._kube.get(NODE_CLAIM, machine.id)
+        if claim is None:
+            return
+        metadata = claim["metadata"]
+        held = metadata.get("finalizers", [])
+        if labels.FINALIZER not in held and "deletionTimestamp" not in metadata:
+            change += [
+                {"op": "test", "path": "/metadata/resourceVersion",
+                 "value": metadata["resourceVersion"]},
+                {"op": "add", "path": "/metadata/finalizers", "value": [*held, labels.FINALIZER]},
+            ]  # fmt: skip
+        if attempt is not None and labels.ATTEMPT not in metadata.get("annotations", {}):
+            if "annotations" not in metadata:
+                change.append({"op": "add", "path": "/metadata/annotations", "value": {}})
+            change.append({"op": "add", "path": _annotation(labels.ATTEMPT), "value": attempt})
+        if change:
+            self._kube.patch(NODE_CLAIM, machine.id, change, json_patch=True)
+
+    def note_interruption(self, machine: MachineSeen, at: datetime) -> None:
+        """See `Provider`."""
+        self._annotate(machine, {INTERRUPTED: clock.to_text(at)})
+
+    def release(self, machine: MachineSeen, at: datetime, reason: str) -> None:
+        """See `Provider`. No other run's pod selects it, so it needs no taint."""
+        self._annotate(machine, write_mark(at, reason))
+
+    def give_back(self, machine: MachineSeen) -> bool:
+        """See `Provider`."""
+        self._kube.delete(NODE_CLAIM, machine.id)
+        return True
+
+    def forget(self, machine: MachineSeen) -> None:
+        """See `Provider`."""
+        release_claim(self._kube, machine.id)
+        self._read.pop(machine.id, None)
+
+    def failures(self, pool: str) -> str | None:
+        """See `Provider`."""
+        problems = [
+            machine.problem
+            for _, machine in self._read.values()
+            if machine.pool == pool and machine.problem and machine.gone_at is None
+        ]
+        return problems[0] if problems else None
+
+    def _annotate(self, machine: MachineSeen, annotations: Mapping[str, str]) -> None:
+        self._kube.patch(NODE_CLAIM, machine.id, {"metadata": {"annotations": dict(annotations)}})
+
+
+def release_claim(kube: Kube, name: str) -> None:
+    """Takes piecework's finalizer off a NodeClaim, if it is on it."""
+    for _ in range(5):
+        claim = kube.get(NODE_CLAIM, name)
+        held = [] if claim is None else claim["metadata"].get("finalizers", [])
+        if labels.FINALIZER not in held:
+            return
+        assert claim is not None
+        index = held.index(labels.FINALIZER)
+        path = f"/metadata/finalizers/{index}"
+        change = [
+            {"op": "test", "path": path, "value": labels.FINALIZER},
+            {"op": "remove", "path": path},
+        ]
+        try:
+            kube.patch(NODE_CLAIM, name, change, json_patch=True)
+            return
+        except ConflictError:
+            continue
+    raise ClusterError(
+        f"the NodeClaim {name} changes too often to take piecework's finalizer off; it is tried "
+        "again"
+    )
+
+
+def read_claim(claim: Mapping[str, Any], pool: Pool) -> MachineSeen:
+    """A NodeClaim as a machine."""
+    metadata, status = claim["metadata"], claim.get("status", {})
+    named, noted = metadata.get("labels", {}), metadata.get("annotations", {})
+    conditions = {c["type"]: c for c in status.get("conditions", ())}
+    launched_at = _since(conditions, "Launched")
+    released_at, reason = read_mark(metadata)
+    leaving_at = time_of(metadata.get("deletionTimestamp"))
+    launch = conditions.get("Launched", {})
+    problem = launch.get("message") or launch.get("reason")
+    return MachineSeen(
+        id=metadata["name"],
+        pool=pool.name,
+        provider="karpenter",
+        billing=_BILLING.get(pool.node_class.group, _AWS),
+        node=status.get("nodeName"),
+        instance_type=named.get("node.kubernetes.io/instance-type"),
+        zone=named.get("topology.kubernetes.io/zone"),
+        spot=is_spot(named),
+        run=named.get(labels.RUN) or _required_run(claim),
+        attempt=noted.get(labels.ATTEMPT),
+        requested_at=time_of(metadata["creationTimestamp"]),
+        launched_at=launched_at,
+        joined_at=_since(conditions, "Registered"),
+        ready_at=_since(conditions, "Initialized"),
+        released_at=released_at,
+        release_reason=reason,
+        interrupted_at=time_of(noted.get(INTERRUPTED)),
+        leaving_at=leaving_at,
+        gone_at=_gone_at(metadata, conditions, launched_at, leaving_at),
+        held=labels.FINALIZER in metadata.get("finalizers", ()),
+        problem=problem if launched_at is None and problem != "AwaitingReconciliation" else None,
+    )
+
+
+def _gone_at(
+    metadata: Mapping[str, Any],
+    conditions: Mapping[str, Any],
+    launched_at: datetime | None,
+    leaving_at: datetime | None,
+) -> datetime | None:
+    """The meter stops when the instance begins to terminate, which Karpenter writes down.
+
+    Where it could not (the instance vanished by itself), the deletion of the claim is what is
+    known, once Karpenter has nothing more to do.
+    """
+    if leaving_at is None:
+        return None
+    terminating = _since(conditions, "InstanceTerminating")
+    if terminating is not None:
+        return terminating
+    if _TERMINATION in metadata.get("finalizers", ()):
+        return None
+    return leaving_at if launched_at is None else max(leaving_at, launched_at)
+
+
+def _since(conditions: Mapping[str, Any], name: str) -> datetime | None:
+    condition = conditions.get(name)
+    if condition is None or condition.get("status") != "True":
+        return None
+    return time_of(condition.get("lastTransitionTime"))
+
+
+def _required_run(claim: Mapping[str, Any]) -> str | None:
+    for required in claim.get("spec", {}).get("requirements", ()):
+        if required.get("key") == labels.RUN and len(required.get("values", ())) == 1:
+            return str(required["values"][0])
+    return None
+
+
+def _annotation(name: str) -> str:
+    return "/metadata/annotations/" + name.replace("~", "~0").replace("/", "~1")
