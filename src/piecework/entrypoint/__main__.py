@@ -27,6 +27,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,17 @@ from piecework.entrypoint.start import CannotStart, Start, run_afterwards
 
 #: By these the sweep finds what an attempt left running, so no job may change them.
 _IDENTITY = ("PIECEWORK_ATTEMPT", "PIECEWORK_FOLDER")
+#: One of the lines of JSON that go to REPORT.
+Message = dict[str, Any]
 
 
 class Entrypoint:
     """One program, from its launch to the end of its last process."""
 
-    def __init__(self, control: int, report: int) -> None:
+    def __init__(self, control: int | None, report: Callable[[Message], object]) -> None:
+        """`control` is where the order and the end come from; None: `run` gets the order."""
         self.control = control
-        self.report_to = report
+        self._report = report
         self.buffer = b""
         self.program = 0
         self.status: int | None = None
@@ -53,14 +57,19 @@ class Entrypoint:
         self.forks: list[str] = []
         self.leftover_seconds = 0.0
 
-    def run(self) -> int:
+    @property
+    def is_ending(self) -> bool:
+        """Whether somebody asked for the program's end."""
+        return self.kill_at is not None
+
+    def run(self, order: dict[str, Any] | None = None) -> int:
         """Starts the program, waits for its end, ends its tree; returns the exit status to use."""
         wakeup, wakeup_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wakeup_in, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
         tree.adopt_orphans()
-        order = self._read_order()
+        order = order or self._read_order()
         if order is None:
             return 0  # the supervisor went away before it had said what to start
         _enter_machine(order)
@@ -107,7 +116,8 @@ class Entrypoint:
         """Returns when the program's main process has been collected."""
         poll = select.poll()
         poll.register(wakeup, select.POLLIN)
-        poll.register(self.control, select.POLLIN)
+        if self.control is not None:
+            poll.register(self.control, select.POLLIN)
         while True:
             ended = tree.reap()
             if self.program in ended:
@@ -124,7 +134,7 @@ class Entrypoint:
                 if descriptor == wakeup:
                     os.read(wakeup, 4096)
                 elif self._read_line() in (None, "end"):
-                    poll.unregister(self.control)
+                    poll.unregister(descriptor)
                     self._end_program()
 
     def _end_program(self) -> None:
@@ -140,6 +150,7 @@ class Entrypoint:
 
     def _read_line(self) -> str | None:
         """The next line from the supervisor; None when it is gone. Waits for it."""
+        assert self.control is not None
         while b"\n" not in self.buffer:
             part = os.read(self.control, 1 << 16)
             if not part:
@@ -147,10 +158,6 @@ class Entrypoint:
             self.buffer += part
         line, _, self.buffer = self.buffer.partition(b"\n")
         return line.decode()
-
-    def _report(self, message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # without a supervisor the sweep closes the attempt
-            os.write(self.report_to, json.dumps(message).encode() + b"\n")
 
 
 def _enter_machine(order: dict[str, Any]) -> None:
@@ -199,7 +206,12 @@ def main() -> int:
     control, report = int(sys.argv[1]), int(sys.argv[2])
     os.set_inheritable(control, False)
     os.set_inheritable(report, False)
-    return Entrypoint(control, report).run()
+
+    def tell(message: Message) -> None:
+        with contextlib.suppress(OSError):  # without a supervisor the sweep closes the attempt
+            os.write(report, json.dumps(message).encode() + b"\n")
+
+    return Entrypoint(control, tell).run()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ which somebody ended its pod, nobody can tell which came first, and it counts as
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -178,7 +180,7 @@ def result_of(pod: Object) -> Any:
     The launcher's message holds it; a container's own message is it.
     """
     if read_request(pod).get("engine") != "container":
-        return _launcher_message(pod).get("result")
+        return _unpack(_launcher_message(pod))
     try:
         return json.loads(_message(pod))
     except ValueError:
@@ -422,6 +424,16 @@ def _launcher_message(pod: Object) -> Mapping[str, Any]:
         return {}
     is_launchers = isinstance(found, dict) and "use" in found and "result" in found
     return found if is_launchers else {}
+
+
+def _unpack(message: Mapping[str, Any]) -> Any:
+    """The result in a launcher's message, which is packed where it is long."""
+    if "packed" not in message:
+        return message.get("result")
+    try:
+        return json.loads(zlib.decompress(base64.b64decode(message["packed"])))
+    except (ValueError, TypeError, zlib.error):
+        return None
 
 
 def _image(pod: Object, container: str | None) -> str:
