@@ -21,6 +21,9 @@ from piecework.machines.provider import MachineSeen
 
 #: How long a pod waits to be read by whoever asked for it.
 UNREAD = timedelta(hours=1)
+#: How long it waits for a task of Airflow to be over: a task may be tried again after hours, and
+#: Airflow may be away for a weekend.
+UNANSWERED = timedelta(days=7)
 #: How long the copy of a log may take.
 LOG_COPY = timedelta(seconds=10)
 
@@ -65,6 +68,11 @@ def find_buyer(snapshot: Snapshot, machine: MachineSeen) -> str | None:
     return max(admitted)[1] if admitted else None
 
 
+def _is_asked_by_airflow(attempt: AttemptSeen) -> bool:
+    request = attempt.first.request
+    return request is not None and request.owner.get("kind") == "airflow"
+
+
 def _finish_pod(snapshot: Snapshot, attempt: AttemptSeen, pod: PodSeen) -> list[Action]:
     assert pod.over is not None
     since = snapshot.now - pod.over
@@ -75,13 +83,19 @@ def _finish_pod(snapshot: Snapshot, attempt: AttemptSeen, pod: PodSeen) -> list[
         return [MarkRecorded(pod)]
     if not pod.held and pod.deleting_at is None and since <= UNREAD:
         return []
+    over = snapshot.owners_over.get(attempt.id)
+    if over is not None:
+        return [RemovePod(pod, over)]
+    if _is_asked_by_airflow(attempt):
+        # A task tells from what is there what was tried: whether it has succeeded, how often it
+        # may be tried again, and the number of the next attempt, which no other may have had.
+        if since > UNANSWERED:
+            return [RemovePod(pod, "it was recorded, and its task was not heard of for a week")]
+        return []
     if pod.seen:
         return [RemovePod(pod, "it was recorded and read")]
     if pod.deleting_at is not None and attempt.end is None:
         return [RemovePod(pod, "it was recorded, and somebody deletes it")]
-    over = snapshot.owners_over.get(attempt.id)
-    if over is not None:
-        return [RemovePod(pod, over)]
     if since > UNREAD:
         return [RemovePod(pod, "it was recorded, and nobody has read it for an hour")]
     return []
