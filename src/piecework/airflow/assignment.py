@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from piecework.config import Settings
 from piecework.errors import Problem, SpecError
+from piecework.plan.written_pod import WrittenPod
 from piecework.runners.runner import Owner
 from piecework.spec.job import Job
 from piecework.spec.model import message_of
@@ -39,6 +40,8 @@ class Assignment:
     params: Mapping[str, Any] = field(default_factory=dict)
     #: Whether failures of the program are repeated here instead of by Airflow's retries.
     repeat_errors: bool = False
+    #: The pod that a KubernetesPodOperator would create, where the task is one.
+    pod: WrittenPod | None = None
 
 
 def read_job(

@@ -17,17 +17,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from piecework.airflow.assignment import Assignment
+from piecework.airflow.choice import choose_machine
 from piecework.config import Settings
 from piecework.errors import ConfigError
 from piecework.ledger.events import Outcome
-from piecework.plan.choose import plan_job
 from piecework.plan.plan import Plan
-from piecework.plan.price import load_price_book
 from piecework.runners.retry import next_step
 from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner, Runner
-from piecework.spec.pool import load_pools
-from piecework.units import Memory
+from piecework.spec.job import Job
+from piecework.spec.pool import Pool, load_pools
 
+#: More than any job is tried again within one try of its task: retries have budgets.
+NUMBERS_OF_A_TRY = 1000
 #: Outcomes that Airflow's own retries may repeat; all others are final for the task.
 _OF_ERRORS = (Outcome.ERROR,)
 
@@ -40,6 +41,7 @@ class Ending:
     cause: str
     final: bool
     result: Any = None
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +58,16 @@ class Progress:
         return self.attempts[-1] if self.attempts else None
 
 
-def make_plan(
-    assignment: Assignment, settings: Settings, memory_at_least: Memory | None = None
-) -> Plan:
-    """The plan of the next attempt. Raises NoMachineError, or InputError for an unknown pool."""
+def find_pool(job_name: str, job: Job, settings: Settings) -> Pool:
+    """The machine pool of the job. Raises InputError where there is no such pool."""
     pools = load_pools(settings)
-    name = assignment.job.pool or settings.pool
+    name = job.pool or settings.pool
     if name not in pools:
         raise ConfigError(
-            f"job {assignment.job_name!r} asks for the machine pool {name!r}, which is not "
+            f"job {job_name!r} asks for the machine pool {name!r}, which is not "
             f"configured; there are {', '.join(sorted(pools))}"
         )
-    pool = pools[name]
-    host = None
-    if pool.provider == "local":
-        from piecework.runners.local import host_for_plans
-
-        host = host_for_plans(pool)
-    return plan_job(
-        assignment.job_name,
-        assignment.job,
-        pool=pool,
-        prices=load_price_book(pool),
-        settings=settings,
-        host=host,
-        memory_at_least=memory_at_least,
-    )
+    return pools[name]
 
 
 def advance(assignment: Assignment, runner: Runner, settings: Settings) -> Progress:
@@ -98,7 +84,8 @@ def advance(assignment: Assignment, runner: Runner, settings: Settings) -> Progr
     if current and current[-1].outcome is Outcome.SUCCESS:
         last = current[-1]
         return Progress(
-            tuple(current), Ending(Outcome.SUCCESS, last.cause or "", True, last.result)
+            tuple(current),
+            Ending(Outcome.SUCCESS, last.cause or "", True, last.result, last.exit_code),
         )
     memory, why = None, ""
     if current:
@@ -110,12 +97,12 @@ def advance(assignment: Assignment, runner: Runner, settings: Settings) -> Progr
             # Airflow has answered the failure with this try, so it is repeated.
             step = next_step(assignment.job, current, repeat_errors=True)
         memory, why = step.memory, step.why
-    number = max((_number(found.attempt) for found in attempts), default=0) + 1
-    plan = make_plan(assignment, settings, memory)
+    pool = find_pool(assignment.job_name, assignment.job, settings)
+    choice = choose_machine(assignment.job_name, assignment.job, pool, settings, current, memory)
     request = AttemptRequest(
         run=assignment.run,
-        number=number,
-        plan=plan,
+        number=_next_number(attempts, choice.plan, assignment.owner),
+        plan=choice.plan,
         owner=assignment.owner,
         code=assignment.code,
         data=assignment.data,
@@ -124,9 +111,10 @@ def advance(assignment: Assignment, runner: Runner, settings: Settings) -> Progr
         team=assignment.job.team,
         priority=assignment.job.priority,
         params=assignment.params,
+        pod=assignment.pod,
     )
     status = runner.start(request)
-    return Progress((*current, status), said=_say_start(request, why))
+    return Progress((*current, status), said=_say_start(request, why, choice.said))
 
 
 def _is_current(attempt: AttemptStatus, owner: Owner) -> bool:
@@ -143,10 +131,22 @@ def _end(assignment: Assignment, current: Sequence[AttemptStatus]) -> Ending | N
     earlier = last.owner is not None and last.owner.try_number < assignment.owner.try_number
     if earlier and not final:
         return None
-    return Ending(last.outcome, last.cause or str(last.outcome), final)
+    return Ending(last.outcome, last.cause or str(last.outcome), final, exit_code=last.exit_code)
 
 
-def _say_start(request: AttemptRequest, why: str) -> tuple[str, ...]:
+def _next_number(attempts: Sequence[AttemptStatus], plan: Plan, owner: Owner) -> int:
+    """A number that no attempt of the run ever had: the ledger tells attempts apart by it.
+
+    A cluster forgets the attempts of a request that is over, so there the numbers of every try of
+    the task begin with a thousand of their own: 1, then 1001, 2001.
+    """
+    known = max((_number(found.attempt) for found in attempts), default=0)
+    if plan.provider == "local":
+        return known + 1
+    return max(known, NUMBERS_OF_A_TRY * max(0, owner.try_number - 1)) + 1
+
+
+def _say_start(request: AttemptRequest, why: str, chosen: tuple[str, ...] = ()) -> tuple[str, ...]:
     plan = request.plan
     price = "unpriced" if plan.price_per_hour is None else f"{plan.price_per_hour} an hour"
     machines = f"{plan.count} x " if plan.count > 1 else ""
@@ -155,7 +155,7 @@ def _say_start(request: AttemptRequest, why: str) -> tuple[str, ...]:
         f"{plan.cpus} CPUs and {plan.memory.rounded()} each, {price}"
     )
     reason = (why,) if why else ()
-    return (*reason, what, *(f"warning: {warning}" for warning in plan.warnings))
+    return (*reason, *chosen, what, *(f"warning: {warning}" for warning in plan.warnings))
 
 
 def _number(attempt: str) -> int:

@@ -25,6 +25,7 @@ from piecework.spec.job import ENGINES, Job
 
 #: More tries than the user asked for, where a worker may get lost: losing one costs a try.
 LOST_WORKERS = 3
+DEFAULT_POOL = "default_pool"
 #: Hooks that only a worker runs.
 _OF_WORKERS = ("on_execute_callback", "on_success_callback", "on_skipped_callback")
 
@@ -73,6 +74,7 @@ class JobOperator(BaseOperator):
             document = Job.rewrite(dict(job)) if job is not None else fields
         if retries is not None and "retries" not in document:
             document["retries"] = retries if isinstance(retries, int) else dict(retries)
+        take_priority(document, kwargs)
         engine, program, args, env = take_program(document)
         # Everything but what holds templates or comes from other tasks is checked now.
         checked = Job.model_validate(
@@ -127,8 +129,8 @@ class JobOperator(BaseOperator):
         worker = (
             self.needs_worker
             or any(_has_xcom(value) for value in fields)
-            or any(getattr(self, name, None) for name in _OF_WORKERS)
-            or bool(self.outlets or self.inlets)
+            or ends_in_worker(self)
+            or is_counted(self)
             or any(_ONLY_IN_WORKERS.search(text) for text in _texts(fields))
         )
         if worker:
@@ -161,6 +163,7 @@ class JobOperator(BaseOperator):
             trigger=JobTrigger(
                 **self.order(),
                 resume=True,
+                success_resumes=ends_in_worker(self),
                 values=dict(context["params"]),
                 max_tries=context["ti"].max_tries,
             ),
@@ -176,6 +179,30 @@ class JobOperator(BaseOperator):
         raise AirflowException(event["cause"])
 
 
+def ends_in_worker(task: BaseOperator) -> bool:
+    """Whether a success needs a worker: for its callbacks, its assets, or to spread its result."""
+    return bool(
+        any(getattr(task, name, None) for name in _OF_WORKERS)
+        or task.outlets
+        or task.inlets
+        or getattr(task, "multiple_outputs", False)
+    )
+
+
+def is_counted(task: BaseOperator) -> bool:
+    """Whether somebody limits how many such tasks there may be at a time.
+
+    Airflow's scheduler counts only tasks that it queues for a worker; in a pool of Airflow's with
+    `include_deferred` they count as long as their jobs wait and run, too.
+    """
+    return bool(
+        task.pool != DEFAULT_POOL
+        or task.pool_slots != 1
+        or task.max_active_tis_per_dag
+        or task.max_active_tis_per_dagrun
+    )
+
+
 def start_in_triggerer(task: JobOperator, trigger: type[JobTrigger]) -> None:
     """Lets Airflow start the task as this trigger, without a worker."""
     task.start_from_trigger = True
@@ -186,6 +213,15 @@ def start_in_triggerer(task: JobOperator, trigger: type[JobTrigger]) -> None:
     )
 
 
+def take_priority(document: dict[str, Any], kwargs: Mapping[str, Any]) -> None:
+    """Lets Airflow's `priority_weight` be the job's priority, where that says nothing."""
+    weight = kwargs.get("priority_weight")
+    if isinstance(weight, int) and "priority" not in document:
+        document["priority"] = max(-_MOST_PRIORITY, min(_MOST_PRIORITY, weight))
+
+
+#: What `Job.priority` takes.
+_MOST_PRIORITY = 1000
 _FIELDS = (
     *ENGINES,
     "args",

@@ -11,8 +11,10 @@ from __future__ import annotations
 import glob
 import json
 import logging
+import re
+import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ from piecework.airflow.following import Ending, Progress
 from piecework.config import Settings
 from piecework.errors import PlatformError
 from piecework.ledger.events import Outcome
-from piecework.runners.runner import AttemptStatus, Runner, runner_for
-from piecework.units import format_duration
+from piecework.runners.runner import AttemptStatus, Runner
+from piecework.units import format_duration, round_duration
 
 #: The logger of what the program wrote; its records are what a restarted triggerer counts.
 PROGRAM = "piecework.program"
@@ -34,21 +36,30 @@ _program = logging.getLogger(PROGRAM)
 MOST_BYTES = 20 << 20
 _CHUNK = 256 << 10
 _LONGEST_LINE = 16 << 10
+#: Between two reasons that differ in their numbers alone; doubled each time.
+_REASON_SECONDS = 30.0
+_LONGEST_REASON_SECONDS = 600.0
+_WORTH_TELLING = timedelta(seconds=1)
 
 
 class TaskLog:
     """Writes one try's log. Used by one thread at a time."""
 
-    def __init__(self, task_instance: Any, assignment: Assignment, settings: Settings) -> None:
+    def __init__(
+        self, task_instance: Any, assignment: Assignment, settings: Settings, runner: Runner
+    ) -> None:
         self._ti = task_instance
         self._assignment = assignment
         self._settings = settings
+        self._runner = runner
         self._skip = count_program_lines(task_instance)
         self._restarted = self._skip > 0
         self._shown: list[str] | None = None
         self._readers: dict[str, _LogReader] = {}
+        self._acknowledged: set[str] = set()
         self._left = MOST_BYTES
         self._state: tuple[str, str] = ("", "")
+        self._reasons = _Reasons()
         self._deadline = _Deadline(assignment, settings)
         self._noted = False
 
@@ -63,6 +74,10 @@ class TaskLog:
         if progress.latest is not None:
             self._tell_state(progress.latest)
             self._deadline.watch(progress)
+        for attempt in progress.attempts:
+            if attempt.state == "ended" and attempt.attempt not in self._acknowledged:
+                self._runner.acknowledge(attempt.attempt)
+                self._acknowledged.add(attempt.attempt)
 
     def _select(self, attempts: tuple[AttemptStatus, ...]) -> list[AttemptStatus]:
         """The attempts of this try, and one of an earlier try that it found alive."""
@@ -79,7 +94,7 @@ class TaskLog:
     def _tell_log(self, attempt: AttemptStatus) -> None:
         reader = self._readers.get(attempt.attempt)
         if reader is None:
-            reader = _LogReader(attempt.attempt, runner_for("local", self._settings))
+            reader = _LogReader(attempt.attempt, self._runner)
             self._readers[attempt.attempt] = reader
         for line in reader.lines(ended=attempt.state == "ended"):
             if self._skip:
@@ -97,7 +112,7 @@ class TaskLog:
                 self._left = max(0, self._left - len(line) - 1)
 
     def _tell_state(self, attempt: AttemptStatus) -> None:
-        what = attempt.reason or "" if attempt.state == "waiting" else ""
+        what = self._reasons.latest(attempt) if attempt.state == "waiting" else ""
         state = (f"{attempt.attempt} {attempt.state}", what)
         if state == self._state:
             return
@@ -106,7 +121,7 @@ class TaskLog:
             _log.info("waiting for a machine: %s", what)
             self._note(f"{_WAITING}{what}")
         elif attempt.state == "running":
-            _log.info("running on %s", ", ".join(attempt.machines))
+            _log.info("running on %s%s", ", ".join(attempt.machines), _waited(attempt))
             self._note("")
         elif attempt.cause:
             _log.info("%s: %s", attempt.outcome, attempt.cause)
@@ -116,6 +131,49 @@ class TaskLog:
         if note or self._noted:
             self._noted = bool(note)
             _write_note(self._ti, self._settings, note)
+
+
+class _Reasons:
+    """Why an attempt waits, without telling every step: numbers in a reason change all the time.
+
+    "3 runs are before it" becomes "2 runs are before it" for everybody whenever one starts; told at
+    once to thousands of tasks, each with a note, that would be the platform's main work.
+    """
+
+    def __init__(self) -> None:
+        self._attempt = ""
+        self._reason = ""
+        self._next_at = 0.0
+        self._pause_seconds = _REASON_SECONDS
+
+    def latest(self, attempt: AttemptStatus) -> str:
+        """The reason that is to be told now: the newest, or the one that was told last."""
+        reason = attempt.reason or "it is queued"
+        now = time.monotonic()
+        if attempt.attempt != self._attempt or _shape(reason) != _shape(self._reason):
+            self._attempt, self._reason, self._pause_seconds = (
+                attempt.attempt,
+                reason,
+                _REASON_SECONDS,
+            )
+            self._next_at = now + self._pause_seconds
+        elif reason != self._reason and now >= self._next_at:
+            self._reason = reason
+            self._pause_seconds = min(self._pause_seconds * 2, _LONGEST_REASON_SECONDS)
+            self._next_at = now + self._pause_seconds
+        return self._reason
+
+
+def _shape(reason: str) -> str:
+    return re.sub(r"\d+", "#", reason)
+
+
+def _waited(attempt: AttemptStatus) -> str:
+    """How long it waited for its machine; nothing where that was no time."""
+    if attempt.queued_at is None or attempt.started_at is None:
+        return ""
+    waited = attempt.started_at - attempt.queued_at
+    return f" after waiting for {round_duration(waited)}" if waited >= _WORTH_TELLING else ""
 
 
 def write_failure(task_instance: Any, settings: Settings, ending: Ending) -> None:

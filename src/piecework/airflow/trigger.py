@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,38 @@ from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent
 
 from piecework import config
 from piecework.airflow.assignment import Assignment, data_of, fill_params, read_job
+from piecework.airflow.bell import Bell
 from piecework.airflow.client import AirflowClient, TaskState
-from piecework.airflow.following import Ending, Progress, advance
+from piecework.airflow.following import Ending, Progress, advance, find_pool
 from piecework.airflow.rendering import TaskView, complete_context
 from piecework.airflow.task_log import TaskLog, write_failure
 from piecework.config import Settings
-from piecework.errors import InputError, NoMachineError, PieceworkError, Problem, SpecError
+from piecework.errors import (
+    ClusterError,
+    InputError,
+    NoMachineError,
+    PieceworkError,
+    Problem,
+    SpecError,
+)
 from piecework.ledger.events import Outcome
-from piecework.runners.runner import Owner, run_id, runner_for
+from piecework.plan.written_pod import WrittenPod
+from piecework.runners.runner import Owner, Runner, run_id, runner_for
+from piecework.spec.job import Job
+from piecework.spec.pool import Pool
 
 _log = logging.getLogger("piecework.task")
 #: Between two looks at a run; longer with many, so that looking never becomes the work.
 _LOOK_SECONDS = 0.25
 _LOOK_SECONDS_EACH = 0.005
 _LONGEST_LOOK_SECONDS = 5.0
+#: Where changes are told, one looks all the same, in case that one was not; and for deadlines.
+_UNTOLD_SECONDS = 60.0
+#: A program's lines are not told one by one.
+_LOG_SECONDS = 1.0
 _TROUBLE_SECONDS = 2.0
+#: An API server that starts refuses for a few seconds what it will grant.
+_REFUSALS = 5
 _RENDER_SECONDS = 120.0
 #: A larger result stays a file; Airflow keeps results in its database.
 _LARGEST_RESULT_BYTES = 1 << 20
@@ -63,6 +80,7 @@ class JobTrigger(BaseTrigger):
         values: Mapping[str, Any] | None,
         max_tries: int | None,
         resume: bool,
+        success_resumes: bool = True,
     ) -> None:
         super().__init__()
         self.job_name = job_name
@@ -77,10 +95,14 @@ class JobTrigger(BaseTrigger):
         self.values = values
         self.max_tries = max_tries
         self.resume = resume
+        self.success_resumes = success_resumes
         self.context: Any = None
         self.jinja_env: Any = None
         self.assignment: Assignment | None = None
         self.settings: Settings | None = None
+        self.runner: Runner | None = None
+        self.bell: Bell | None = None
+        self.stop_listening: Callable[[], None] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class's path and the arguments that make an equal trigger."""
@@ -99,6 +121,7 @@ class JobTrigger(BaseTrigger):
                 "values": self.values,
                 "max_tries": self.max_tries,
                 "resume": self.resume,
+                "success_resumes": self.success_resumes,
             },
         )
 
@@ -133,17 +156,21 @@ class JobTrigger(BaseTrigger):
         """Follows the run; yields exactly one event, when it is over."""
         global _active  # noqa: PLW0603 - one event loop, one count of those that look
         _active += 1
+        self.bell = Bell()
         try:
             ending = await self._follow()
             if ending.outcome is not Outcome.SUCCESS:
                 await asyncio.to_thread(
                     write_failure, self.task_instance, self.load_settings(), ending
                 )
-            elif not self.resume:
-                await self._give_result(_limit(ending.result))
+            elif not self._resumes(ending):
+                await self._give_result(self.result_of(ending))
+            more = await asyncio.to_thread(self.told_to_worker) if self._resumes(ending) else {}
         finally:
             _active -= 1
-        yield self._tell(ending)
+            if self.stop_listening is not None:
+                self.stop_listening()
+        yield self._tell(ending, more)
 
     async def on_kill(self) -> None:
         """Ends the job at once if its task is over; another triggerer's takeover looks the same."""
@@ -151,34 +178,53 @@ class JobTrigger(BaseTrigger):
             await asyncio.to_thread(self._end_if_over)
 
     async def _follow(self) -> Ending:
-        told = ""
+        told, refusals, alive = "", 0, False
         log: TaskLog | None = None
         while True:
             try:
                 if self.assignment is None:
                     self.assignment = await self._assign_in_time()
-                    log = TaskLog(self.task_instance, self.assignment, self.load_settings())
-                progress = await asyncio.to_thread(self._look)
-                assert log is not None
-                await asyncio.to_thread(log.tell, progress)
+                if log is None:
+                    log = await asyncio.to_thread(self._begin)
+                progress = await asyncio.to_thread(self._look, log)
                 if progress.ending is not None:
                     return progress.ending
-                told = ""
+                told, refusals, alive = "", 0, progress.latest is not None
             except (InputError, NoMachineError) as error:
                 outcome = Outcome.ERROR if isinstance(error, InputError) else Outcome.NEVER_STARTED
                 return Ending(outcome, str(error), True)
             except _ReplacedError:
                 await asyncio.Event().wait()  # until the triggerer cancels this trigger
             except Exception as error:  # a full disk or a restart must not fail a healthy job
+                refusals += not alive and _is_refusal(error)
+                if refusals >= _REFUSALS:
+                    return Ending(Outcome.NEVER_STARTED, str(error), True)
                 if str(error) != told:
                     told = str(error)
                     unknown = not isinstance(error, PieceworkError)
                     _log.warning("cannot see the run, trying on: %s", error, exc_info=unknown)
                 await asyncio.sleep(_TROUBLE_SECONDS)
                 continue
-            await asyncio.sleep(
-                min(max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * _active), _LONGEST_LOOK_SECONDS)
-            )
+            await self._wait(progress)
+
+    def begin(self, task_instance: Any) -> str:
+        """In a worker that hands over: starts the first attempt, or finds one; returns its id."""
+        self.task_instance = task_instance
+        self.assignment = self._assign()
+        progress = advance(self.assignment, self._load_runner(), self.load_settings())
+        assert progress.latest is not None
+        self.assignment = None
+        return progress.latest.attempt
+
+    async def _wait(self, progress: Progress) -> None:
+        """Until there may be something new: a change that is told, else the next look."""
+        look = min(max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * _active), _LONGEST_LOOK_SECONDS)
+        if self.stop_listening is None or self.bell is None:
+            await asyncio.sleep(look)
+            return
+        latest = progress.latest
+        runs = latest is not None and latest.state == "running"
+        await self.bell.wait(max(_LOG_SECONDS, look) if runs else _UNTOLD_SECONDS)
 
     def load_settings(self) -> Settings:
         """The settings, read once."""
@@ -224,7 +270,12 @@ class JobTrigger(BaseTrigger):
             pipeline_run=ti.run_id,
             params=dict(self.values or {}),
             repeat_errors=self.repeat_errors,
+            pod=self.written_pod(job),
         )
+
+    def written_pod(self, job: Job) -> WrittenPod | None:  # noqa: ARG002
+        """The pod that the attempt's own is made from, where somebody wrote one."""
+        return None
 
     def _ask_max_tries(self) -> int:
         """Airflow doesn't tell a trigger how many tries are left, so its API is asked."""
@@ -239,18 +290,31 @@ class JobTrigger(BaseTrigger):
         client = AirflowClient.from_settings(self.load_settings())
         return client.task(ti.dag_id, ti.run_id, ti.task_id, _index(ti))
 
-    def _look(self) -> Progress:
+    def _begin(self) -> TaskLog:
+        """Finds the run's runner, and begins the task's log."""
         assert self.assignment is not None
-        runner = runner_for(self._provider(), self.load_settings())
-        return advance(self.assignment, runner, self.load_settings())
+        runner = self._load_runner()
+        if self.bell is not None and self.stop_listening is None:
+            self.stop_listening = runner.listen(self.assignment.run, self.bell.ring)
+        return TaskLog(self.task_instance, self.assignment, self.load_settings(), runner)
 
-    def _provider(self) -> str:
-        from piecework.spec.pool import load_pools
-
+    def _look(self, log: TaskLog) -> Progress:
         assert self.assignment is not None
-        name = self.assignment.job.pool or self.load_settings().pool
-        pool = load_pools(self.load_settings()).get(name)
-        return "local" if pool is None else pool.provider
+        progress = advance(self.assignment, self._load_runner(), self.load_settings())
+        log.tell(progress)
+        return progress
+
+    def _load_runner(self) -> Runner:
+        """The runner of the job's pool, found once. Raises InputError where there is no pool."""
+        if self.runner is None:
+            assert self.assignment is not None
+            job = self.assignment.job
+            self.runner = self.find_runner(find_pool(self.job_name, job, self.load_settings()))
+        return self.runner
+
+    def find_runner(self, pool: Pool) -> Runner:
+        """The runner of a pool."""
+        return runner_for(pool, self.load_settings())
 
     def _end_if_over(self) -> None:
         assert self.assignment is not None
@@ -259,7 +323,7 @@ class JobTrigger(BaseTrigger):
         wanted = state is not None and not state.over
         if wanted and state is not None and state.max_tries <= self.assignment.owner.max_tries:
             return
-        runner = runner_for(self._provider(), self.load_settings())
+        runner = self._load_runner()
         how = "removed" if state is None else state.state or "cleared"
         for attempt in runner.attempts(self.assignment.run):
             asked = attempt.owner
@@ -291,26 +355,49 @@ class JobTrigger(BaseTrigger):
             else:
                 return
 
-    def _tell(self, ending: Ending) -> TriggerEvent:
+    def _resumes(self, ending: Ending) -> bool:
+        """Whether a worker goes on with the task: it may have callbacks, or failed for good.
+
+        A worker can tell Airflow that a failure is final; a trigger cannot.
+        """
+        return self.resume and (self.success_resumes or ending.outcome is not Outcome.SUCCESS)
+
+    def result_of(self, ending: Ending) -> Any:
+        """What becomes the task's XCom."""
+        return _limit(ending.result)
+
+    def _tell(self, ending: Ending, more: Mapping[str, Any]) -> TriggerEvent:
         success = ending.outcome is Outcome.SUCCESS
         if success:
             _log.info("the run succeeded")
         else:
             _log.error("the run failed: %s: %s", ending.outcome, ending.cause)
-        if self.resume:
+        if self._resumes(ending):
             return TriggerEvent(
                 {
                     "outcome": str(ending.outcome),
                     "cause": ending.cause,
                     "final": ending.final,
-                    "result": _limit(ending.result),
+                    "exit_code": ending.exit_code,
+                    "result": self.result_of(ending),
+                    **more,
                 }
             )
         return TaskSuccessEvent() if success else TaskFailedEvent()
 
+    def told_to_worker(self) -> dict[str, Any]:
+        """What else a worker needs, if it goes on with the task."""
+        return {}
+
 
 def _index(ti: Any) -> int:
     return -1 if ti.map_index is None else int(ti.map_index)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the cluster will not have the pod, now or later. A quota may be free again."""
+    refused = isinstance(error, ClusterError) and not error.retryable
+    return refused and "exceeded quota" not in str(error)
 
 
 class _ReplacedError(Exception):

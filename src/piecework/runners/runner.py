@@ -18,6 +18,7 @@ from piecework.config import Settings
 from piecework.errors import RunnerError
 from piecework.ledger.events import Outcome
 from piecework.plan.plan import Plan
+from piecework.plan.written_pod import WrittenPod
 from piecework.spec.pool import Pool
 from piecework.units import Memory
 
@@ -68,7 +69,7 @@ class AttemptRequest:
     team: str | None = None
     priority: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
-    pod: Mapping[str, Any] | None = None
+    pod: WrittenPod | None = None
 
     @property
     def attempt(self) -> str:
@@ -125,6 +126,12 @@ class Runner(Protocol):
 
         Returns how to stop that; None where this runner cannot tell, so that one has to look.
         """
+
+    def wait_for_change(self, run: str, timeout_seconds: float) -> None:
+        """Waits until something about the run may have changed, at most as long as said."""
+
+    def acknowledge(self, attempt: str) -> None:
+        """Says that the attempt's end and log were read: its machine need not wait for that."""
 
 
 def run_id(pipeline: str | None, job: str, pipeline_run: str | None, map_index: int = -1) -> str:

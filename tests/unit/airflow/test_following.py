@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ class Recorder:
     known: list[AttemptStatus] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     requests: list[AttemptRequest] = field(default_factory=list)
+    acknowledged: list[str] = field(default_factory=list)
 
     def start(self, request: AttemptRequest) -> AttemptStatus:
         self.requests.append(request)
@@ -42,6 +43,15 @@ class Recorder:
 
     def read_log(self, attempt: str, offset: int, limit: int = 1 << 20) -> bytes:
         return b""
+
+    def wait_for_change(self, run: str, timeout_seconds: float) -> None:
+        return
+
+    def acknowledge(self, attempt: str) -> None:
+        self.acknowledged.append(attempt)
+
+    def listen(self, run: str, tell: Callable[[], object]) -> None:
+        return
 
 
 @pytest.fixture
