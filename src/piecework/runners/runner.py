@@ -104,7 +104,7 @@ class AttemptStatus:
 
 
 class Runner(Protocol):
-    """Starts attempts somewhere. Raises RunnerError where that place does not answer."""
+    """Starts attempts somewhere. Raises RunnerError or ClusterError where that does not answer."""
 
     def start(self, request: AttemptRequest) -> AttemptStatus:
         """Starts the attempt, or finds it where it was started before."""

@@ -1,0 +1,332 @@
+"""The runner of a Kubernetes cluster: an attempt is one pod, or a gang of them.
+
+Enters: an AttemptRequest, with its Plan. Leaves: gated pods, named by the attempt, which the keeper
+admits and records, and which the kubelet runs to their end whoever watches. All state is on the
+pods; the processes that ask share one watch each (piecework.runners.pod_view).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from piecework import clock
+from piecework.clock import Clock
+from piecework.config import Settings
+from piecework.engines.engine import launch
+from piecework.errors import InputError, RunnerError
+from piecework.kube.client import POD, AlreadyThereError, ConflictError, Object, RefusedError
+from piecework.kube.transport import UnreachableError
+from piecework.ledger.events import Outcome
+from piecework.plan import labels
+from piecework.plan.manifest import Launcher, PodRequest, pods_of
+from piecework.plan.written_pod import merge_pod
+from piecework.runners.code import Shelf, bundle, read_kept_log
+from piecework.runners.pod_log import PodLog
+from piecework.runners.pod_view import PodView, view_of
+from piecework.runners.pods import (
+    End,
+    attempt_of,
+    attempt_status,
+    end_of,
+    is_final,
+    phase_of,
+    read_request,
+    started_at,
+)
+from piecework.runners.runner import AttemptRequest, AttemptStatus
+from piecework.spec.pool import Pool
+
+#: How often a change is tried on a pod that others change at the same time.
+_CONFLICTS = 10
+#: How long a program has to end itself after SIGTERM, the same as its pod says.
+_GRACE_SECONDS = 30
+
+
+class KubernetesRunner:
+    """Attempts of one pool. Light: the watch behind it is the process's."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        settings: Settings,
+        now: Clock = clock.now,
+        view: PodView | None = None,
+    ) -> None:
+        self.pool = pool
+        self.settings = settings
+        self.now = now
+        self._given = view
+        self._seen: dict[str, int] = {}
+        self._logs: dict[str, PodLog] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def view(self) -> PodView:
+        """The pods of the pool's namespace, as this process knows them."""
+        pool = self.pool
+        return self._given or view_of(pool.kubeconfig, pool.context, pool.namespace)
+
+    def start(self, request: AttemptRequest) -> AttemptStatus:
+        """Makes the attempt's pods, or finds them where they were made before.
+
+        Raises InputError where the program cannot be started as written, RunnerError where another
+        attempt of the run has not ended or the cluster refuses the pods, and ClusterError.
+        """
+        known = self._list(labels.RUN, labels.run_label(request.run))
+        own = [pod for pod in known if attempt_of(pod) == request.attempt]
+        for pod in own:
+            self.view.note(pod)
+        if len(own) < request.plan.count:
+            self._refuse_a_second(request, known)
+            queued_at = _first_queued(request, known) or self.now()
+            own = self._create(request, self._make(request, queued_at))
+        self._note_version(request.run)
+        return attempt_status(own, self.now())
+
+    def status(self, attempt: str) -> AttemptStatus | None:
+        """How the attempt is; None where the cluster has no pod of it (any more)."""
+        self._note_version(attempt.rpartition(".")[0])
+        pods = self._pods(attempt)
+        return attempt_status(pods, self.now()) if pods else None
+
+    def attempts(self, run: str) -> list[AttemptStatus]:
+        """The attempts of a run whose pods are still there, oldest first."""
+        self._note_version(run)
+        groups: dict[str, list[Object]] = {}
+        for pod in self.view.pods(labels.run_label(run)):
+            groups.setdefault(attempt_of(pod), []).append(pod)
+        ordered = sorted(groups.items(), key=lambda each: _number(each[0]))
+        return [attempt_status(pods, self.now()) for _, pods in ordered]
+
+    def cancel(self, attempt: str, cause: str) -> None:
+        """Ends the attempt's pods, with the cause written on them; returns at once."""
+        pods = self._pods(attempt) or self._list(labels.ATTEMPT, labels.attempt_label(attempt))
+        if not pods:
+            raise RunnerError(
+                f"there is no pod of attempt {attempt!r} in pool {self.pool.name}, namespace "
+                f"{self.pool.namespace}"
+            )
+        for pod in pods:
+            if not is_final(pod):
+                self._end(pod, End(Outcome.CANCELLED, cause, self.now()))
+
+    def read_log(self, attempt: str, offset: int, limit: int = 1 << 20) -> bytes:
+        """Bytes of the attempt's log from `offset`; empty at its present end.
+
+        Of a gang, that of its first pod. Once the pod is gone, what the keeper kept in the store.
+        """
+        log = self._logs.get(attempt)
+        if log is None:
+            pods = sorted(self._pods(attempt), key=lambda pod: str(pod["metadata"]["name"]))
+            first = pods[0] if pods else None
+            if first is None:
+                return self._read_kept(attempt, offset, limit)
+            if started_at(first) is None:
+                return b""
+            log = self._follow(attempt, first)
+        data = log.read(offset, limit, wait=self._is_over(attempt))
+        if not data and log.complete and log.error is not None:
+            return self._read_kept(attempt, offset, limit)
+        return data
+
+    def listen(self, run: str, tell: Callable[[], object]) -> Callable[[], None]:
+        """Has `tell` called, by the watch's thread, when something about the run has changed."""
+        return self.view.listen(labels.run_label(run), tell)
+
+    def wait_for_change(self, run: str, timeout_seconds: float) -> None:
+        """Waits for a change since this runner was last asked about the run."""
+        label = labels.run_label(run)
+        seen = self._seen.get(label)
+        if seen is None:
+            seen = self.view.version(label)
+        self.view.wait(label, seen, timeout_seconds)
+
+    def acknowledge(self, attempt: str) -> None:
+        """Writes on the pods that their end and log were read, so nothing waits for that."""
+        self._logs.pop(attempt, None)
+        seen = {"metadata": {"annotations": {labels.SEEN: "true"}}}
+        for pod in self._pods(attempt):
+            annotations = pod["metadata"].get("annotations") or {}
+            if is_final(pod) and labels.SEEN not in annotations:
+                metadata = pod["metadata"]
+                self.view.kube.patch(POD, metadata["name"], seen, metadata["namespace"])
+
+    def _make(self, request: AttemptRequest, queued_at: datetime) -> list[Object]:
+        """The attempt's pods, with the code where they can get it."""
+        plan = request.plan
+        start = launch(plan, request.code).to_json()
+        data = {"PIECEWORK_DATA": request.data} if "://" in request.data else {}
+        asked = PodRequest(
+            run=request.run,
+            number=request.number,
+            plan=plan,
+            owner=asdict(request.owner),
+            pipeline=request.pipeline,
+            pipeline_run=request.pipeline_run,
+            team=request.team,
+            priority=request.priority,
+            params=request.params,
+            env=data,
+        )
+        launcher = None
+        if start["starter"] != "container":
+            launcher = self._put_code(request, start)
+        pods = pods_of(asked, self.pool, start, queued_at, launcher)
+        if request.pod is None:
+            return pods
+        try:
+            return [merge_pod(request.pod, pod) for pod in pods]
+        except ValueError as error:
+            raise InputError(f"job {plan.job_name}: {error}") from error
+
+    def _put_code(self, request: AttemptRequest, start: dict[str, Any]) -> Launcher:
+        shelf = _shelf_of(self.view, self.settings)
+        code = shelf.put_code(bundle(request.code))
+        # Where the code is on the asking computer is nothing to the pod.
+        order = {"launch": {**start, "code": ""}, "code": code.order()}
+        return Launcher(config_map=shelf.put_launcher(), order=order, code=code.config_map)
+
+    def _create(self, request: AttemptRequest, pods: Sequence[Object]) -> list[Object]:
+        """Makes each pod, or finds it: ten who start the same attempt make the same pods."""
+        made = []
+        for pod in pods:
+            name = pod["metadata"]["name"]
+            try:
+                found: Object | None = self.view.kube.create(POD, pod)
+            except AlreadyThereError:
+                found = self.view.kube.get(POD, name, self.pool.namespace)
+            except RefusedError as error:
+                raise RunnerError(
+                    f"attempt {request.attempt}: its pod {name} was refused: {error}. What a pool "
+                    "needs in the cluster (namespace, rights, priority class) is printed by "
+                    "`piecework pools render`"
+                ) from error
+            if found is None:
+                raise UnreachableError(
+                    f"attempt {request.attempt}: its pod {name} was there and is gone; start it "
+                    "again"
+                )
+            if attempt_of(found) != request.attempt:
+                raise RunnerError(
+                    f"attempt {request.attempt}: there is a pod {name} already, and it is not of "
+                    f"this attempt but of {attempt_of(found)}; delete it, or start another run"
+                )
+            self.view.note(found)
+            made.append(found)
+        return made
+
+    def _refuse_a_second(self, request: AttemptRequest, known: Iterable[Object]) -> None:
+        """A run is never run twice at the same time, whoever asks."""
+        for pod in known:
+            other = attempt_of(pod)
+            if other != request.attempt and not is_final(pod):
+                raise RunnerError(
+                    f"attempt {request.attempt}: {other} of the same run has not ended; cancel it, "
+                    "or wait for its end"
+                )
+
+    def _end(self, pod: Object, end: End) -> None:
+        """Writes why on the pod, unless somebody else did, and deletes it."""
+        name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+        current: Object | None = pod
+        for _ in range(_CONFLICTS):
+            if current is None or is_final(current):
+                return
+            if end_of(current) is not None:
+                break
+            version = current["metadata"]["resourceVersion"]
+            annotations = {labels.END: end.to_json()}
+            change = {"metadata": {"resourceVersion": version, "annotations": annotations}}
+            try:
+                current = self.view.kube.patch(POD, name, change, namespace)
+            except ConflictError:  # it changed meanwhile; it may even have ended
+                current = self.view.kube.get(POD, name, namespace)
+                continue
+            if current is not None:
+                self.view.note(current)
+            break
+        if current is not None and not current["metadata"].get("deletionTimestamp"):
+            uid = current["metadata"]["uid"]
+            self.view.kube.delete(POD, name, namespace, grace_seconds=_GRACE_SECONDS, uid=uid)
+
+    def _pods(self, attempt: str) -> list[Object]:
+        run = labels.run_label(attempt.rpartition(".")[0])
+        return [pod for pod in self.view.pods(run) if attempt_of(pod) == attempt]
+
+    def _list(self, label: str, value: str) -> list[Object]:
+        """Asks the API server itself, where what another process has just done matters."""
+        listing = self.view.kube.list(POD, self.pool.namespace, labels=f"{label}={value}")
+        return listing.items
+
+    def _note_version(self, run: str) -> None:
+        label = labels.run_label(run)
+        self._seen[label] = self.view.version(label)
+
+    def _follow(self, attempt: str, pod: Object) -> PodLog:
+        name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+        container = pod["spec"]["containers"][0]["name"]
+        kube = self.view.kube
+
+        def open_log(since: datetime | None) -> Iterable[bytes]:
+            return kube.open_log(
+                name,
+                namespace,
+                follow=True,
+                timestamps=True,
+                since_time=since,
+                container=container,
+            )
+
+        with self._lock:
+            log = self._logs.get(attempt)
+            if log is None:
+                log = PodLog(name, open_log, lambda: self._is_over(attempt))
+                self._logs[attempt] = log
+                log.start()
+        return log
+
+    def _is_over(self, attempt: str) -> bool:
+        pods = self._pods(attempt)
+        return not pods or all(phase_of(pod) == "ended" for pod in pods)
+
+    def _read_kept(self, attempt: str, offset: int, limit: int) -> bytes:
+        if not self.settings.store:
+            return b""
+        return read_kept_log(self.settings.store, attempt, offset, limit)
+
+
+def _first_queued(request: AttemptRequest, known: Iterable[Object]) -> datetime | None:
+    """When the run's first attempt was queued: retries keep their place and their deadline.
+
+    Attempts from before their task was cleared (see Owner.max_tries) are of an earlier request.
+    """
+    times = []
+    for pod in known:
+        asked = read_request(pod)
+        owner = asked.get("owner") or {}
+        if owner.get("max_tries", 0) >= request.owner.max_tries and asked.get("queued_at"):
+            times.append(clock.from_text(asked["queued_at"]))
+    return min(times, default=None)
+
+
+def _number(attempt: str) -> int:
+    number = attempt.rpartition(".")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def _shelf_of(view: PodView, settings: Settings) -> Shelf:
+    """The process's one shelf beside that view: it remembers what it has put there."""
+    with _shelves_lock:
+        shelves = _shelves.setdefault(view, {})
+        if settings.store not in shelves:
+            shelves[settings.store] = Shelf.of(view.kube, view.namespace, settings)
+        return shelves[settings.store]
+
+
+_shelves: WeakKeyDictionary[PodView, dict[str, Shelf]] = WeakKeyDictionary()
+_shelves_lock = threading.Lock()
