@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench cluster cluster-down docs lock clean
+.PHONY: help setup demo test check bench cluster cluster-down images docs lock clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ cluster: $(STAMP) ## Bring a real Kubernetes up on this machine (as root; see do
 
 cluster-down: $(STAMP) ## Remove all of it, however it was left
 	@$(BIN)/python -m testbed down
+
+images: $(STAMP) ## Build the images of images/ for the testbed that is up, and push them to its registry
+	@$(BIN)/python -m testbed image images/python python:1
+	@$(BIN)/python -m testbed image images/spark spark:1 --base python:1
 
 docs: $(STAMP) ## Write the generated parts of the documentation anew
 	@$(BIN)/python tools/docs.py

@@ -7,14 +7,18 @@ leaves are groups that the autoscaler scales from zero, and whose instances beco
 
 from __future__ import annotations
 
+import base64
+import http.client
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from testbed import components, found, health, provider
 from testbed.api import Api
+from testbed.aws_server import INTERRUPT_PATH
 from testbed.certificates import write_kubeconfig
 from testbed.place import AWS_PORT, Place
 from testbed.size import size_of
@@ -64,7 +68,8 @@ class Group:
     """An Auto Scaling group, with all that the autoscaler must know to scale it from zero.
 
     `taints` maps a key to VALUE:EFFECT; `options` are the autoscaler's own for a group, as
-    {"scaledownunneededtime": "2s"}.
+    {"scaledownunneededtime": "2s"}; `tags` are any others, and win; `suspended` are processes of
+    AWS that are switched off.
     """
 
     name: str
@@ -73,6 +78,10 @@ class Group:
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    spot: bool = False
+    suspended: Sequence[str] = ()
+    user_data: str = ""
 
 
 def client(place: Place, service: str) -> Any:
@@ -113,10 +122,14 @@ def make_group(place: Place, group: Group) -> None:
     if known["AutoScalingGroups"]:
         return
     size = size_of(group.type)
-    template = ec2.create_launch_template(
-        LaunchTemplateName=group.name,
-        LaunchTemplateData={"ImageId": _IMAGE, "InstanceType": size.type},
-    )["LaunchTemplate"]
+    data: dict[str, Any] = {"ImageId": _IMAGE, "InstanceType": size.type}
+    if group.spot:
+        data["InstanceMarketOptions"] = {"MarketType": "spot"}
+    if group.user_data:
+        data["UserData"] = base64.b64encode(group.user_data.encode()).decode()
+    template = ec2.create_launch_template(LaunchTemplateName=group.name, LaunchTemplateData=data)[
+        "LaunchTemplate"
+    ]
     subnets = ec2.describe_subnets(Filters=[{"Name": "availability-zone", "Values": [ZONE]}])
     autoscaling.create_auto_scaling_group(
         AutoScalingGroupName=group.name,
@@ -132,6 +145,10 @@ def make_group(place: Place, group: Group) -> None:
             for key, value in tags(group, place.name).items()
         ],
     )  # fmt: skip
+    if group.suspended:
+        autoscaling.suspend_processes(
+            AutoScalingGroupName=group.name, ScalingProcesses=list(group.suspended)
+        )
 
 
 def tags(group: Group, cluster: str) -> dict[str, str]:
@@ -150,7 +167,7 @@ def tags(group: Group, cluster: str) -> dict[str, str]:
     }
     if size.gpus:
         found_tags[f"{template}resources/nvidia.com/gpu"] = str(size.gpus)
-    return found_tags
+    return found_tags | dict(group.tags)
 
 
 def start_autoscaler(place: Place, flags: Sequence[str] = FAST_FLAGS) -> None:
@@ -210,3 +227,10 @@ def terminate(place: Place, instance: str, *, lower_desired: bool = True) -> Non
     client(place, "autoscaling").terminate_instance_in_auto_scaling_group(
         InstanceId=instance, ShouldDecrementDesiredCapacity=lower_desired
     )
+
+
+def interrupt(place: Place, instance: str) -> None:
+    """AWS takes a spot instance away; its group replaces it at once."""
+    with closing(http.client.HTTPConnection(place.hub, AWS_PORT, timeout=30)) as connection:
+        connection.request("POST", f"{INTERRUPT_PATH}?instance={instance}")
+        connection.getresponse().read()

@@ -16,6 +16,7 @@ from piecework.errors import PieceworkError
 from piecework.units import Memory
 from testbed import (
     aws,
+    charts,
     cluster,
     components,
     control_plane,
@@ -100,8 +101,12 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--type", default="m6a.large", help="instance type (default: %(default)s)")
     group.add_argument("--label", action="append", default=[], metavar="KEY=VALUE")
     group.add_argument("--taint", action="append", default=[], metavar="KEY=VALUE:EFFECT")
-    verb("hdfs", _hdfs, "start HDFS, and print its addresses")
+    verb("hdfs", _hdfs, "start HDFS, and print its addresses").add_argument(
+        "--datanodes", type=int, default=1, metavar="N", help="DataNodes (default: %(default)s)"
+    )
     verb("postgresql", _postgresql, "start PostgreSQL, and print its URL")
+    chart = verb("install", _install, "install an operator by its Helm chart")
+    chart.add_argument("chart", choices=charts.NAMES)
     image = verb("image", _image, "build a folder's Dockerfile and push it")
     image.add_argument("folder", nargs="?", help="without it, the base is made")
     image.add_argument("image", nargs="?", help="NAME:TAG")
@@ -256,12 +261,16 @@ def _asg(options: argparse.Namespace) -> None:
 
 def _hdfs(options: argparse.Namespace) -> None:
     here = _here(options)
-    hdfs.start(here)
+    hdfs.start(here, options.datanodes)
     print(f"{hdfs.url(here)}\n{hdfs.web_url(here)}")
 
 
 def _postgresql(options: argparse.Namespace) -> None:
     print(postgresql.start(_here(options)))
+
+
+def _install(options: argparse.Namespace) -> None:
+    charts.install(_here(options), options.chart)
 
 
 def _machines(options: argparse.Namespace) -> None:

@@ -16,10 +16,12 @@ from testbed import (
     aws,
     components,
     control_plane,
+    hdfs,
     karpenter,
     kwok,
     machine,
     network,
+    postgresql,
     provider,
     record,
     registry,
@@ -44,13 +46,14 @@ def kill_machine(place: Place, name: str, *, gone_from_cloud: bool = False) -> N
     provider_id = machine.load(place, name).provider_id
     machine.die(place, name)
     if gone_from_cloud:
-        _terminate(place, name, provider_id)
+        _gone_from_cloud(place, name, provider_id)
 
 
-def _terminate(place: Place, name: str, provider_id: str) -> None:
+def _gone_from_cloud(place: Place, name: str, provider_id: str) -> None:
     if provider_id.startswith("aws:///"):
-        aws.terminate(place, name, lower_desired=False)
+        aws.interrupt(place, name)
         return
+    record.write(place, name, "returned")
     machine.stop(place, name, why="died")
     with Api(place.admin) as api:
         api.delete("Node", name)
@@ -217,6 +220,10 @@ def restart(place: Place, component: str) -> None:
         provider.start(place)
     elif component == kwok.NAME:
         kwok.start(place)
+    elif component == postgresql.NAME:
+        postgresql.start(place)
+    elif component.startswith("hdfs-"):
+        hdfs.restart(place, component)
     else:
         _known(place, component)
 

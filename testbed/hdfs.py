@@ -2,6 +2,7 @@
 
 What enters is a Place and a number of DataNodes; what leaves is hdfs://HUB:9000 and WebHDFS at
 http://HUB:9870. The libraries come from Maven, pinned in hdfs-pom.xml, once, into the cache.
+Each node is a component of its own, so that tests can kill one and start it again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _RPC_PORT, _WEB_PORT = 9000, 9870
 #: A DataNode's three ports are these plus ten times its number.
 _DATA_PORT, _DATA_IPC_PORT, _DATA_WEB_PORT = 9866, 9867, 9864
 _HEAP = "-Xmx192m"
+_LIBRARIES = "hdfs-3.5.0"
+_MOST_REPLICAS = 3
 NAME_NODE = "hdfs-namenode"
 
 
@@ -39,12 +42,12 @@ def web_url(place: Place) -> str:
 
 def start(place: Place, data_nodes: int = 1, progress: Progress = say) -> None:
     """Starts HDFS, formatted the first time, and waits until it takes writes."""
-    classes = _libraries(progress)
-    name_folder = place.folder / "hdfs" / "name"
-    settings = _write_settings(place, "namenode", {"dfs.replication": str(min(data_nodes, 3))})
-    if not name_folder.exists():
-        _format(classes, settings)
-    _start_program(place, NAME_NODE, classes, settings, "server.namenode.NameNode")
+    _libraries(progress)
+    replicas = {"dfs.replication": str(min(data_nodes, _MOST_REPLICAS))}
+    settings = _write_settings(place, NAME_NODE, replicas)
+    if not (place.folder / "hdfs" / "name").exists():
+        _format(settings)
+    restart(place, NAME_NODE)
     for number in range(data_nodes):
         ports = {
             "dfs.datanode.address": f"{place.hub}:{_DATA_PORT + 10 * number}",
@@ -52,8 +55,9 @@ def start(place: Place, data_nodes: int = 1, progress: Progress = say) -> None:
             "dfs.datanode.http.address": f"{place.hub}:{_DATA_WEB_PORT + 10 * number}",
             "dfs.datanode.data.dir": f"{place.folder}/hdfs/data-{number}",
         }
-        mine = _write_settings(place, f"datanode-{number}", ports)
-        _start_program(place, f"hdfs-datanode-{number}", classes, mine, "server.datanode.DataNode")
+        # Whoever writes by WebHDFS writes as the DataNode that it was sent to is set up.
+        _write_settings(place, data_node(number), ports | replicas)
+        restart(place, data_node(number))
     components.wait_until(
         f"{data_nodes} DataNodes to join",
         lambda: live_data_nodes(place) >= data_nodes,
@@ -63,22 +67,74 @@ def start(place: Place, data_nodes: int = 1, progress: Progress = say) -> None:
     )
 
 
+def data_node(number: int) -> str:
+    """The component that is this DataNode, counted from 0."""
+    return f"hdfs-datanode-{number}"
+
+
+def restart(place: Place, name: str) -> None:
+    """Starts a node that was killed, with the data that it had; does nothing where it runs."""
+    settings = place.folder / "hdfs" / f"conf-{name}"
+    if not settings.exists():
+        raise TestbedError(f"{name} was never started; run: python -m testbed hdfs")
+    node = "namenode.NameNode" if name == NAME_NODE else "datanode.DataNode"
+    components.start(
+        place,
+        name,
+        [_java(), _HEAP, "-XX:+UseSerialGC", "-cp", f"{settings}:{_classes()}",
+         f"org.apache.hadoop.hdfs.server.{node}"],
+    )  # fmt: skip
+
+
+def wait(place: Place, data_nodes: int, timeout_seconds: float = 60) -> None:
+    """Waits until files can be written and read, with exactly this many DataNodes alive."""
+    components.wait_until(
+        f"HDFS with {data_nodes} DataNodes",
+        lambda: live_data_nodes(place) == data_nodes and not in_safe_mode(place),
+        timeout_seconds,
+        alive=lambda: components.running(place, NAME_NODE),
+        log=place.logs / f"{NAME_NODE}.log",
+    )
+
+
+def command(place: Place, *arguments: str) -> str:
+    """Runs `hdfs dfs` with these arguments on this host, by Hadoop's own protocol."""
+    settings = place.folder / "hdfs" / f"conf-{NAME_NODE}"
+    return _run(
+        [_java(), "-Xmx128m", "-XX:+UseSerialGC", "-cp", f"{settings}:{_classes()}",
+         "org.apache.hadoop.fs.FsShell", *arguments]
+    )  # fmt: skip
+
+
 def live_data_nodes(place: Place) -> int:
     """How many DataNodes the NameNode knows and can write to; 0 while it does not answer."""
-    name = "Hadoop:service=NameNode,name=FSNamesystem"
+    return int(_told(place, "FSNamesystem").get("NumLiveDataNodes", 0))
+
+
+def in_safe_mode(place: Place) -> bool:
+    """Whether the NameNode takes no writes yet, or does not answer."""
+    return bool(_told(place, "NameNodeInfo").get("Safemode", "it does not answer"))
+
+
+def _told(place: Place, name: str) -> dict[str, Any]:
+    """What the NameNode tells of itself under this name; empty while it does not answer."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        address = f"http://{place.hub}:{_WEB_PORT}/jmx?qry={name}"
+        address = f"http://{place.hub}:{_WEB_PORT}/jmx?qry=Hadoop:service=NameNode,name={name}"
         with opener.open(address, timeout=5) as answer:
-            told: dict[str, Any] = json.load(answer)
+            beans: list[dict[str, Any]] = json.load(answer)["beans"]
     except (OSError, ValueError):
-        return 0
-    return int(told["beans"][0]["NumLiveDataNodes"]) if told["beans"] else 0
+        return {}
+    return beans[0] if beans else {}
 
 
-def _libraries(progress: Progress) -> str:
-    """The class path; asks Maven where the cache has none."""
-    folder = cache_folder() / "hdfs-3.5.0"
+def _classes() -> str:
+    return f"{cache_folder() / _LIBRARIES}/*"
+
+
+def _libraries(progress: Progress) -> None:
+    """Asks Maven for Hadoop, where the cache has none."""
+    folder = cache_folder() / _LIBRARIES
     with lock(folder.with_name(folder.name + ".lock")):
         if not folder.is_dir():
             if shutil.which("mvn") is None:
@@ -92,7 +148,6 @@ def _libraries(progress: Progress) -> str:
                  f"-DoutputDirectory={unfinished}"]
             )  # fmt: skip
             unfinished.rename(folder)
-    return f"{folder}/*"
 
 
 def _java() -> str:
@@ -113,6 +168,12 @@ def _write_settings(place: Place, name: str, more: dict[str, str]) -> Path:
         "dfs.datanode.hostname": place.hub,
         "dfs.permissions.enabled": "false",
         "dfs.namenode.safemode.extension": "0",
+        # By default a dead DataNode is sent readers for 30 s, and is counted for ten minutes.
+        "dfs.heartbeat.interval": "1s",
+        "dfs.namenode.heartbeat.recheck-interval": "1000",
+        "dfs.namenode.stale.datanode.interval": "3000",
+        "dfs.namenode.avoid.read.stale.datanode": "true",
+        "dfs.namenode.avoid.write.stale.datanode": "true",
         **more,
     }
     folder = place.folder / "hdfs" / f"conf-{name}"
@@ -126,25 +187,17 @@ def _write_settings(place: Place, name: str, more: dict[str, str]) -> Path:
     return folder
 
 
-def _format(classes: str, settings: Path) -> None:
+def _format(settings: Path) -> None:
     _run(
-        [_java(), "-cp", f"{settings}:{classes}",
+        [_java(), "-cp", f"{settings}:{_classes()}",
          "org.apache.hadoop.hdfs.server.namenode.NameNode", "-format", "-force",
          "-nonInteractive"]
     )  # fmt: skip
 
 
-def _start_program(place: Place, name: str, classes: str, settings: Path, program: str) -> None:
-    components.start(
-        place,
-        name,
-        [_java(), _HEAP, "-XX:+UseSerialGC", "-cp", f"{settings}:{classes}",
-         f"org.apache.hadoop.hdfs.{program}"],
-    )  # fmt: skip
-
-
-def _run(command: list[str]) -> None:
+def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stdout + done.stderr)[-2000:]
         raise TestbedError(f"{Path(command[0]).name} failed:\n{said}")
+    return done.stdout

@@ -45,6 +45,25 @@ def push_base(place: Place, progress: Progress) -> str:
     return _ensure(place, BASE, _make_base, progress)
 
 
+def push_program(
+    place: Place, image: str, program: Path, path: str, progress: Progress = programs.say
+) -> str:
+    """Makes and pushes an image of one static program, where it is missing; returns its name."""
+
+    def make(image: str, progress: Progress) -> None:
+        progress(f"making image {image} of {program.name}")
+        with tempfile.TemporaryDirectory(dir=_storage()) as name:
+            folder = Path(name)
+            folder.chmod(0o755)
+            shutil.copy(program, folder / path)
+            (folder / path).chmod(0o755)
+            (folder / "tmp").mkdir()
+            (folder / "tmp").chmod(0o1777)
+            _from_folder(folder, image, f'--entrypoint=["/{path}"]', "--user=65532:65532")
+
+    return _ensure(place, image, make, progress)
+
+
 def name_in(place: Place, image: str) -> str:
     """An image as pods of this testbed name it."""
     return f"{place.registry}/{image}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from piecework.plan.price import load_price_book
 from testbed import components, health, programs, provider
 from testbed.api import Api, Object
+from testbed.aws_server import SPOT_SHARE
 from testbed.certificates import write_kubeconfig
 from testbed.place import Place
 
@@ -21,8 +22,6 @@ NAME = "karpenter"
 GROUP = "karpenter.kwok.sh"
 ZONE = "us-east-1a"
 NAMESPACE = "kube-system"
-#: Spot machines cost this share of the on-demand price here.
-_SPOT_SHARE = 0.35
 _METRICS_PORT, _PROBE_PORT = 8086, 8087
 _ROLE = Path(__file__).parent / "manifests" / "karpenter.yaml"
 
@@ -54,7 +53,7 @@ def instance_types(out_of_stock: Collection[str] = ()) -> list[Object]:
                 "resources": resources,
                 "offerings": [
                     _offering("on-demand", price),
-                    _offering("spot", round(price * _SPOT_SHARE, 6)),
+                    _offering("spot", round(price * float(SPOT_SHARE), 6)),
                 ],
             }
         )

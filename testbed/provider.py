@@ -133,16 +133,26 @@ class Provider:
                     there.add(name)
             except TestbedError:
                 continue
+        # AWS writes itself into the record when it sells a machine and takes it back; for Karpenter
+        # that is when its Node comes and goes, which is told here as it happens.
         for name in wanted.keys() - there:
-            self._once(name, partial(self._start, wanted[name]))
+            item = wanted[name]
+            if self._once(name, partial(self._start, item)) and prefix == _KARPENTER_PREFIX:
+                record.write(
+                    self._place, name, "bought", type=item.type, provider_id=item.provider_id
+                )
         for name in there - wanted.keys():
-            self._once(name, partial(self._stop, name))
+            if self._once(name, partial(self._stop, name)) and prefix == _KARPENTER_PREFIX:
+                record.write(self._place, name, "returned")
 
-    def _once(self, name: str, action: Callable[[], None]) -> None:
-        """Runs an action in the background, unless one for the same machine is under way."""
+    def _once(self, name: str, action: Callable[[], None]) -> bool:
+        """Runs an action in the background, unless one for the same machine is under way.
+
+        Returns whether it does.
+        """
         with self._guard:
             if name in self._busy:
-                return
+                return False
             self._busy.add(name)
 
         def run() -> None:
@@ -155,6 +165,7 @@ class Provider:
                     self._busy.discard(name)
 
         self._workers.submit(run)
+        return True
 
     def _start(self, item: Bought) -> None:
         wished = wishes.read(self._place, item.pool)

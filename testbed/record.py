@@ -17,14 +17,20 @@ from typing import Literal
 from piecework.clock import from_text, now, to_text
 from testbed.place import Place
 
-#: bought: the provider said yes. started: its processes run. joined: its node is ready.
-#: interrupted: its notice was given. stopped: nothing of it runs any more.
-Moment = Literal["bought", "started", "joined", "interrupted", "stopped"]
+#: bought: the provider said yes; it costs from now on. started: its processes run. joined: its node
+#: is ready. interrupted: its notice was given. returned: the provider took it back, or lost it; it
+#: costs nothing from now on. stopped: nothing of it runs any more.
+Moment = Literal["bought", "started", "joined", "interrupted", "returned", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One machine: `started` and `stopped` enclose exactly the time in which it ran."""
+    """One machine: `started` and `stopped` enclose exactly the time in which it ran.
+
+    What its provider charges for is the time from `bought` to `returned`. A machine is started
+    within half a second of its purchase, and stopped as long after its return (more where this host
+    is busy): its provider is asked four times a second.
+    """
 
     machine: str
     type: str = ""
@@ -33,6 +39,7 @@ class Life:
     started: datetime | None = None
     joined: datetime | None = None
     interrupted: datetime | None = None
+    returned: datetime | None = None
     stopped: datetime | None = None
     why: str = ""
 
@@ -46,12 +53,13 @@ def write(
     machine: str,
     moment: Moment,
     *,
+    at: datetime | None = None,
     type: str = "",  # noqa: A002  # the word that AWS and the ledger use
     provider_id: str = "",
     why: str = "",
 ) -> None:
-    """Appends a moment, with the time it is now."""
-    line = {"at": to_text(now()), "machine": machine, "moment": moment}
+    """Appends a moment, with the time it is now, or was."""
+    line = {"at": to_text(at or now()), "machine": machine, "moment": moment}
     line |= {"type": type, "provider_id": provider_id, "why": why}
     text = json.dumps({name: value for name, value in line.items() if value}) + "\n"
     file = os.open(_file(place), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

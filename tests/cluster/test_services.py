@@ -2,36 +2,84 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from testbed import components, hdfs, images, kubectl, machine, pods, postgresql
+from testbed import components, faults, hdfs, images, kubectl, machine, pods, postgresql
 from testbed.place import Place
 from tests.cluster.conftest import Cluster, StartMachine
 
 
+@pytest.fixture
+def start_hdfs(here: Place) -> Iterator[Callable[[int], None]]:
+    """Starts HDFS with this many DataNodes; it is gone after the test, with its files."""
+    yield partial(hdfs.start, here)
+    for component in components.names(here):
+        if component.startswith("hdfs-"):
+            components.stop(here, component)
+    shutil.rmtree(here.folder / "hdfs", ignore_errors=True)
+
+
+def _web() -> httpx.Client:
+    return httpx.Client(trust_env=False, follow_redirects=True, timeout=30)
+
+
 @pytest.mark.layer("hdfs")
 def test_hdfs_keeps_a_file_that_this_host_writes_and_a_pod_reads(
-    one: Cluster, here: Place, start_machine: StartMachine, namespace: str
+    one: Cluster,
+    here: Place,
+    start_hdfs: Callable[[int], None],
+    start_machine: StartMachine,
+    namespace: str,
 ) -> None:
-    hdfs.start(here)
-    try:
-        assert hdfs.live_data_nodes(here) == 1
-        url = f"{hdfs.web_url(here)}/dir/file?user.name=ann&op="
-        with httpx.Client(trust_env=False, follow_redirects=True) as web:
-            web.put(f"{url}CREATE&overwrite=true", content=b"hello").raise_for_status()
-            assert web.get(f"{url}OPEN").content == b"hello"
-        name = start_machine()
-        script = f"wget -qO- '{url}OPEN'"
-        one.api.create(pods.make("reads", namespace, one.shell, script, node=name))
-        one.api.wait("the pod", lambda: pods.is_over(one.api.get("Pod", "reads", namespace)))
-        assert one.api.logs("reads", namespace) == "hello"
-    finally:
-        for component in components.names(here):
-            if component.startswith("hdfs-"):
-                components.stop(here, component)
+    start_hdfs(1)
+    assert hdfs.live_data_nodes(here) == 1
+    url = f"{hdfs.web_url(here)}/dir/file?user.name=ann&op="
+    with _web() as web:
+        web.put(f"{url}CREATE&overwrite=true", content=b"hello").raise_for_status()
+        assert web.get(f"{url}OPEN").content == b"hello"
+    assert hdfs.command(here, "-cat", "/dir/file") == "hello"
+    name = start_machine()
+    script = f"wget -qO- '{url}OPEN'"
+    one.api.create(pods.make("reads", namespace, one.shell, script, node=name))
+    one.api.wait("the pod", lambda: pods.is_over(one.api.get("Pod", "reads", namespace)))
+    assert one.api.logs("reads", namespace) == "hello"
+
+
+@pytest.mark.layer("hdfs")
+def test_hdfs_reads_and_writes_on_without_one_of_three_data_nodes_and_with_a_new_name_node(
+    one: Cluster, here: Place, start_hdfs: Callable[[int], None]
+) -> None:
+    start_hdfs(3)
+    content = b"0123456789" * 100_000
+    url = f"{hdfs.web_url(here)}/file?user.name=ann&op="
+    with _web() as web:
+        web.put(f"{url}CREATE&overwrite=true", content=content).raise_for_status()
+        status = web.get(f"{url}GETFILESTATUS").json()["FileStatus"]
+        assert status["replication"] == 3
+
+        faults.kill(here, hdfs.data_node(1))
+        # Hadoop's own client goes to the next replica by itself, at once.
+        assert hdfs.command(here, "-cat", "/file").encode() == content
+        hdfs.wait(here, 2)
+        assert web.get(f"{url}OPEN").content == content
+        again = url.replace("/file?", "/again?")
+        web.put(f"{again}CREATE", content=b"more").raise_for_status()
+
+        faults.restart(here, hdfs.data_node(1))
+        hdfs.wait(here, 3)
+        faults.kill(here, hdfs.NAME_NODE)
+        with pytest.raises(httpx.ConnectError):
+            web.get(f"{url}OPEN")
+        faults.restart(here, hdfs.NAME_NODE)
+        hdfs.wait(here, 3)
+        assert web.get(f"{url}OPEN").content == content
+        assert web.get(f"{again}OPEN").content == b"more"
 
 
 @pytest.mark.layer("postgresql")
