@@ -45,6 +45,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "ledger": ("ledger", "Verify, rebuild or print the ledger."),
     },
     "The machines of a cluster": {
+        "pools": ("pools", "List, render and check machine pools."),
         "keeper": ("keeper", "Admit runs, record, give machines back."),
         "orphans": ("orphans", "List what has outlived its purpose, and remove it."),
     },

@@ -1,0 +1,225 @@
+"""Who may do what on a cluster: namespaces, the priority class, service accounts and their roles.
+
+Enter: the pools of one cluster. Leave: objects to apply. Two kinds of people have rights: the
+keeper, which reads pods and machines everywhere and changes those of the pools; and submitters
+(Airflow, the command line), which create pods in the pools' namespaces and read their logs. The
+pods themselves have none: no token is mounted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from piecework.plan.manifest import PRIORITY_CLASS
+from piecework.spec.pool import Pool
+
+Object = dict[str, Any]
+
+KEEPER = "piecework-keeper"
+SUBMITTER = "piecework-submitter"
+#: The Secret with the keeper's piecework.toml; whoever sets it up makes it, for it has passwords.
+SETTINGS = "piecework-settings"
+_SETTINGS_FOLDER = "/etc/piecework"
+_HOME = "/var/lib/piecework"
+_RBAC = "rbac.authorization.k8s.io"
+_READ = ["get", "list", "watch"]
+_USER = 65532
+_METRICS_PORT = 9102
+
+
+def render_namespaces(pools: Sequence[Pool]) -> list[Object]:
+    """The pools' namespaces, each held to the restricted Pod Security standard."""
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {
+                "name": namespace,
+                "labels": {
+                    **_OURS,
+                    "pod-security.kubernetes.io/enforce": "restricted",
+                    "pod-security.kubernetes.io/warn": "restricted",
+                },
+            },
+        }
+        for namespace in namespaces_of(pools)
+    ]
+
+
+def namespaces_of(pools: Sequence[Pool]) -> list[str]:
+    """The pools' namespaces, each once."""
+    return list(dict.fromkeys(pool.namespace for pool in pools))
+
+
+def render_priority() -> Object:
+    """The priority class of all jobs: nothing is preempted for them; the keeper orders them."""
+    return {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": PRIORITY_CLASS, "labels": _OURS},
+        "value": 0,
+        "preemptionPolicy": "Never",
+        "globalDefault": False,
+        "description": "Jobs of piecework. They wait for machines of their own.",
+    }
+
+
+def render_access(pools: Sequence[Pool]) -> list[Object]:
+    """Service accounts and roles. The keeper lives in the first pool's namespace."""
+    home = namespaces_of(pools)[0]
+    objects: list[Object] = [
+        _account(KEEPER, home),
+        _account(SUBMITTER, home),
+        *(_job_account(pool) for pool in pools if pool.service_account),
+        _role("ClusterRole", KEEPER, None, _keeper_everywhere(pools)),
+        _binding("ClusterRoleBinding", KEEPER, None, "ClusterRole", KEEPER, home),
+    ]
+    for namespace in namespaces_of(pools):
+        objects += [
+            _role("Role", KEEPER, namespace, _keeper_in_namespace()),
+            _binding("RoleBinding", KEEPER, namespace, "Role", KEEPER, home),
+            _role("Role", SUBMITTER, namespace, _submitter_in_namespace()),
+            _binding("RoleBinding", SUBMITTER, namespace, "Role", SUBMITTER, home),
+        ]
+    return objects
+
+
+def _keeper_everywhere(pools: Sequence[Pool]) -> list[Object]:
+    """Reading what is on machines, wherever it comes from; marking and giving back machines."""
+    rules = [
+        _rule("", ["pods", "events", "namespaces"], _READ),
+        _rule("", ["nodes"], [*_READ, "patch"]),
+    ]
+    if any(pool.provider == "karpenter" for pool in pools):
+        rules += [
+            _rule("karpenter.sh", ["nodeclaims"], [*_READ, "patch", "delete"]),
+            _rule("karpenter.sh", ["nodepools"], _READ),
+        ]
+    if any(pool.queue for pool in pools):
+        rules.append(_rule("kueue.x-k8s.io", ["workloads"], _READ))
+    return rules
+
+
+def _keeper_in_namespace() -> list[Object]:
+    """Opening gates, ending pods, keeping logs; its lease, and what it learned of machines."""
+    return [
+        _rule("", ["pods"], [*_READ, "patch", "delete"]),
+        _rule("", ["pods/log"], ["get"]),
+        _rule("", ["configmaps"], [*_READ, "create", "update", "patch", "delete"]),
+        _rule("coordination.k8s.io", ["leases"], ["get", "create", "update", "patch"]),
+    ]
+
+
+def _submitter_in_namespace() -> list[Object]:
+    """Starting, following and cancelling attempts; bringing their code."""
+    return [
+        _rule("", ["pods"], [*_READ, "create", "patch", "delete"]),
+        _rule("", ["pods/log"], ["get"]),
+        _rule("", ["events"], _READ),
+        _rule("", ["configmaps"], [*_READ, "create"]),
+    ]
+
+
+def render_keeper(pools: Sequence[Pool], image: str) -> Object:
+    """Two keepers, of which one acts. Their settings come from the Secret `piecework-settings`."""
+    namespace = namespaces_of(pools)[0]
+    named = {"app.kubernetes.io/name": KEEPER}
+    container = {
+        "name": "keeper",
+        "image": image,
+        "command": ["piecework", "keeper", "--json-logs", f"--metrics-port={_METRICS_PORT}"],
+        "ports": [{"name": "metrics", "containerPort": _METRICS_PORT}],
+        "env": [
+            {"name": "PIECEWORK_CONFIG", "value": f"{_SETTINGS_FOLDER}/piecework.toml"},
+            {"name": "PIECEWORK_HOME", "value": _HOME},
+        ],
+        "resources": {
+            "requests": {"cpu": "100m", "memory": "256Mi"},
+            "limits": {"memory": "512Mi"},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": [
+            {"name": "settings", "mountPath": _SETTINGS_FOLDER, "readOnly": True},
+            {"name": "home", "mountPath": _HOME},
+        ],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": KEEPER, "namespace": namespace, "labels": {**_OURS, **named}},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": named},
+            "template": {
+                "metadata": {"labels": {**_OURS, **named}},
+                "spec": {
+                    "serviceAccountName": KEEPER,
+                    "securityContext": {
+                        "runAsNonRoot": True,
+                        "runAsUser": _USER,
+                        "runAsGroup": _USER,
+                        "fsGroup": _USER,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    "containers": [container],
+                    "volumes": [
+                        {"name": "settings", "secret": {"secretName": SETTINGS}},
+                        {"name": "home", "emptyDir": {}},
+                    ],
+                },
+            },
+        },
+    }
+
+
+_OURS = {"app.kubernetes.io/managed-by": "piecework"}
+
+
+def _account(name: str, namespace: str) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": name, "namespace": namespace, "labels": _OURS},
+    }
+
+
+def _job_account(pool: Pool) -> Object:
+    return {**_account(str(pool.service_account), pool.namespace), _NO_TOKEN: False}
+
+
+_NO_TOKEN = "automountServiceAccountToken"  # noqa: S105 - the field's name
+
+
+def _rule(group: str, resources: list[str], verbs: list[str]) -> Object:
+    return {"apiGroups": [group], "resources": resources, "verbs": verbs}
+
+
+def _role(kind: str, name: str, namespace: str | None, rules: list[Object]) -> Object:
+    return {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": kind,
+        "metadata": _metadata(name, namespace),
+        "rules": rules,
+    }
+
+
+def _binding(
+    kind: str, name: str, namespace: str | None, role_kind: str, role: str, home: str
+) -> Object:
+    return {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": kind,
+        "metadata": _metadata(name, namespace),
+        "roleRef": {"apiGroup": _RBAC, "kind": role_kind, "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": home}],
+    }
+
+
+def _metadata(name: str, namespace: str | None) -> Object:
+    metadata: Object = {"name": name, "labels": _OURS}
+    return metadata if namespace is None else {**metadata, "namespace": namespace}
