@@ -77,7 +77,7 @@ def _read_once(where: str) -> bytes:
 
         with fsspec.open(where, "rb") as stream:
             found: bytes = stream.read()
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # ValueError: a protocol that fsspec does not know
         raise CannotStart(
             f"the code is at {where}, and the image cannot read from there: {error}. Install "
             f"fsspec and what it needs for {scheme}:// in the image, or leave `store` out of "
