@@ -117,7 +117,7 @@ def _submitter_in_namespace() -> list[Object]:
         _rule("", ["pods"], [*_READ, "create", "patch", "delete"]),
         _rule("", ["pods/log"], ["get"]),
         _rule("", ["events"], _READ),
-        _rule("", ["configmaps"], [*_READ, "create"]),
+        _rule("", ["configmaps"], [*_READ, "create", "patch"]),
     ]
 
 
