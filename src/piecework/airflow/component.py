@@ -1,4 +1,4 @@
-"""One component of the platform: Airflow's own command line, tied to the life of its parent.
+"""One component of the platform: Airflow's command line, or ours, tied to the life of its parent.
 
 `python -m piecework.airflow.component scheduler ARGS...` asks the kernel to end it when the
 foreman dies, whatever kills the foreman, and then is that component.
@@ -10,6 +10,8 @@ import ctypes
 import os
 import signal
 import sys
+
+from piecework.airflow.configuration import KEEPER
 
 _PR_SET_PDEATHSIG = 1
 
@@ -29,6 +31,10 @@ def main(arguments: list[str]) -> None:
 
         process_dags()
         return
+    if arguments[1:] == [KEEPER]:
+        from piecework.cli.main import main as piecework
+
+        sys.exit(piecework([KEEPER]))
     sys.argv = ["airflow", *arguments[1:]]
     from airflow.__main__ import main as airflow
 

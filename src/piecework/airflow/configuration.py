@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,19 @@ from piecework.errors import PlatformError
 USER = "admin"
 _PORTS = range(20_000, 32_000)
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+#: Runs beside them where a machine pool is on a cluster.
+KEEPER = "keeper"
 #: Begins the tag of a DAG that names the content of its published file.
 CONTENT_TAG = "content:"
 #: Every process of the platform carries this variable; it holds the folder of its platform.
 PLATFORM_VARIABLE = "PIECEWORK_PLATFORM"
+
+
+def components_of(settings: Settings) -> tuple[str, ...]:
+    """What the platform consists of with these settings."""
+    tables = (table for table in settings.pools.values() if isinstance(table, Mapping))
+    on_cluster = any(table.get("provider", "local") != "local" for table in tables)
+    return (*COMPONENTS, KEEPER) if on_cluster else COMPONENTS
 
 
 def hostname() -> str:

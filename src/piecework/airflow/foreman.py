@@ -1,8 +1,9 @@
 """The foreman: a small detached process that keeps the platform's components running.
 
 `python -m piecework.airflow.foreman` (settings come by the environment) starts Airflow's
-scheduler, API server, DAG processor and triggerer, restarts one that dies, calls the keeper every
-few seconds, and ends all of them when it is told to end. If it is killed, the kernel tells its
+scheduler, API server, DAG processor and triggerer, and the keeper of clusters where a pool is on
+one; restarts one that dies, calls the keeper of this host every few seconds, and ends all of them
+when it is told to end. If it is killed, the kernel tells its
 components (see component.py), and the next `up` ends what is left.
 """
 
@@ -24,9 +25,10 @@ from pathlib import Path
 
 from piecework import config
 from piecework.airflow.configuration import (
-    COMPONENTS,
+    KEEPER,
     PLATFORM_VARIABLE,
     PlatformFolder,
+    components_of,
     read_json,
     write_private,
 )
@@ -39,6 +41,7 @@ _ARGUMENTS = {
     "scheduler": ("scheduler", "--skip-serve-logs"),
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
+    KEEPER: (KEEPER,),
 }
 _LOOP_SECONDS = 0.2
 _TEND_SECONDS = 3.0
@@ -62,6 +65,7 @@ def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str
         "PIECEWORK_TIMEOUT": f"{settings.timeout.total_seconds():.0f}s",
         "PIECEWORK_DEADLINE": f"{settings.deadline.total_seconds():.0f}s",
         "PIECEWORK_DATA": settings.data,
+        "PIECEWORK_STORE": settings.store,
         "PIECEWORK_SUBMIT_ROOTS": settings.submit_roots,
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
@@ -88,10 +92,11 @@ class _Component:
 class _Foreman:
     settings: Settings
     folder: PlatformFolder
-    components: list[_Component] = field(
-        default_factory=lambda: [_Component(name) for name in COMPONENTS]
-    )
+    components: list[_Component] = field(init=False)
     stopping: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.components = [_Component(name) for name in components_of(self.settings)]
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, lambda *_: self.stopping.set())

@@ -24,8 +24,10 @@ from typing import IO
 from piecework.airflow.client import AirflowClient
 from piecework.airflow.configuration import (
     COMPONENTS,
+    KEEPER,
     USER,
     PlatformFolder,
+    components_of,
     configure,
     read_json,
     url_of,
@@ -53,7 +55,10 @@ class ComponentStatus:
 
 @dataclass(frozen=True, slots=True)
 class PlatformStatus:
-    """The platform. `state`: "up" (all healthy), "starting" (or restarting a part), "down"."""
+    """The platform. `state`: "up" (all healthy), "starting" (or restarting a part), "down".
+
+    A keeper of clusters counts for itself: without it jobs of this host run all the same.
+    """
 
     state: str
     url: str | None
@@ -99,7 +104,7 @@ def up(settings: Settings, progress: Callable[[str], None] = lambda _: None) -> 
             end_leftovers(folder)
             configure(settings)
             _migrate(settings, folder, progress)
-            progress("starting Airflow: " + ", ".join(COMPONENTS))
+            progress("starting Airflow: " + ", ".join(components_of(settings)))
             with _finished_first():
                 _start_foreman(settings, folder)
         _wait_until_healthy(settings, folder, progress)
@@ -130,7 +135,7 @@ def status(settings: Settings) -> PlatformStatus:
     url = url_of(state) if runs and "port" in state else None
     health = _health(url) if url else {}
     components = []
-    for name in COMPONENTS:
+    for name in components_of(settings):
         known = recorded.get(name, {})
         identity = Identity.from_json(known["identity"]) if known.get("identity") else None
         alive = identity is not None and identity.alive
@@ -143,7 +148,7 @@ def status(settings: Settings) -> PlatformStatus:
                 memory_bytes=_memory(identity, folder) if identity is not None else 0,
             )
         )
-    healthy = all(component.state == "healthy" for component in components)
+    healthy = all(c.state == "healthy" for c in components if c.name != KEEPER)
     return PlatformStatus(
         state=("up" if healthy else "starting") if runs else "down",
         url=url,
@@ -214,7 +219,7 @@ def _finished_first() -> Iterator[None]:
 
 
 def _start_foreman(settings: Settings, folder: PlatformFolder) -> None:
-    for name in COMPONENTS:
+    for name in components_of(settings):
         _keep_previous(folder.log(name))
     with folder.log("foreman").open("wb") as log:
         # It forks and detaches, so it is nobody's child: `up` may end, or stay, without a zombie.
@@ -291,12 +296,14 @@ def _wait_until_healthy(
                 progress(f"{component.name} is up")
         if now.state == "up":
             return
-        broken = [c.name for c in now.components if c.restarts >= _CRASHES and c.state != "healthy"]
+        # Jobs of this host need no keeper of a cluster, so nobody waits for one.
+        airflow = [c for c in now.components if c.name in COMPONENTS]
+        broken = [c.name for c in airflow if c.restarts >= _CRASHES and c.state != "healthy"]
         late = time.monotonic() >= end
         if not _foreman_runs(folder):
             broken = ["foreman"]
         if broken or late:
-            name = (broken or [c.name for c in now.components if c.state != "healthy"])[0]
+            name = (broken or [c.name for c in airflow if c.state != "healthy"])[0]
             why = f"did not become healthy in {_START_SECONDS:.0f} s" if late else "keeps ending"
             raise PlatformError(
                 f"Airflow's {name} {why}; the end of {folder.log(name)}:\n{_tail(folder.log(name))}"
@@ -315,6 +322,7 @@ def _health(url: str) -> dict[str, bool]:
         "scheduler": found.get("scheduler") == "healthy",
         "dag-processor": found.get("dag_processor") == "healthy",
         "triggerer": found.get("triggerer") == "healthy",
+        KEEPER: True,  # it lives, and tells the rest by its lease and metrics
     }
 
 

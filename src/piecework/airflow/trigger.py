@@ -396,7 +396,8 @@ def _index(ti: Any) -> int:
 
 def _is_refusal(error: Exception) -> bool:
     """Whether the cluster will not have the pod, now or later. A quota may be free again."""
-    refused = isinstance(error, ClusterError) and not error.retryable
+    answer = error if isinstance(error, ClusterError) else error.__cause__
+    refused = isinstance(answer, ClusterError) and not answer.retryable
     return refused and "exceeded quota" not in str(error)
 
 

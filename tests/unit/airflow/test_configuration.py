@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from piecework.airflow.configuration import PlatformFolder, configure, read_json
+from piecework.airflow.configuration import (
+    COMPONENTS,
+    KEEPER,
+    PlatformFolder,
+    components_of,
+    configure,
+    read_json,
+)
 from piecework.airflow.foreman import environment
 from piecework.config import load
 
@@ -65,3 +72,12 @@ def test_a_damaged_state_file_is_as_good_as_none(tmp_path: Path) -> None:
         broken.write_text(text)
         assert read_json(broken) == {}
     assert read_json(tmp_path / "absent.json") == {}
+
+
+def test_a_keeper_belongs_to_the_platform_where_a_pool_is_on_a_cluster(home: Path) -> None:
+    home.mkdir()
+    settings = home / "piecework.toml"
+    settings.write_text("[pools.local]\ncpus = 2\n")
+    assert KEEPER not in components_of(load())
+    settings.write_text("[pools.bought]\nprovider = 'karpenter'\n")
+    assert components_of(load()) == (*COMPONENTS, KEEPER)
