@@ -68,8 +68,7 @@ class Group:
     """An Auto Scaling group, with all that the autoscaler must know to scale it from zero.
 
     `taints` maps a key to VALUE:EFFECT; `options` are the autoscaler's own for a group, as
-    {"scaledownunneededtime": "2s"}; `tags` are any others, and win; `suspended` are processes of
-    AWS that are switched off.
+    {"scaledownunneededtime": "2s"}.
     """
 
     name: str
@@ -78,10 +77,7 @@ class Group:
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
     spot: bool = False
-    suspended: Sequence[str] = ()
-    user_data: str = ""
 
 
 def client(place: Place, service: str) -> Any:
@@ -117,38 +113,63 @@ def start(place: Place) -> None:
 
 def make_group(place: Place, group: Group) -> None:
     """Makes an Auto Scaling group of no instances; does nothing where it exists."""
+    _make(place, group.name, group.type, group.most, tags(group, place.name), spot=group.spot)
+
+
+def make_rendered_group(
+    place: Place, settings: Mapping[str, Any], instance_type: str, *, spot: bool = False
+) -> None:
+    """Makes a group as piecework renders its settings: with those tags and no others, and with
+    user data from which its machines' kubelets take their labels and taints.
+    """
+    _make(
+        place, settings["AutoScalingGroupName"], instance_type, settings["MaxSize"],
+        {tag["Key"]: tag["Value"] for tag in settings["Tags"]},
+        spot=spot, suspended=settings["SuspendedProcesses"], user_data=settings["UserData"],
+    )  # fmt: skip
+
+
+def _make(
+    place: Place,
+    name: str,
+    instance_type: str,
+    most: int,
+    tagged: Mapping[str, str],
+    *,
+    spot: bool = False,
+    suspended: Sequence[str] = (),
+    user_data: str = "",
+) -> None:
     autoscaling, ec2 = client(place, "autoscaling"), client(place, "ec2")
-    known = autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group.name])
+    known = autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])
     if known["AutoScalingGroups"]:
         return
-    size = size_of(group.type)
-    data: dict[str, Any] = {"ImageId": _IMAGE, "InstanceType": size.type}
-    if group.spot:
+    data: dict[str, Any] = {"ImageId": _IMAGE, "InstanceType": size_of(instance_type).type}
+    if spot:
         data["InstanceMarketOptions"] = {"MarketType": "spot"}
-    if group.user_data:
-        data["UserData"] = base64.b64encode(group.user_data.encode()).decode()
-    template = ec2.create_launch_template(LaunchTemplateName=group.name, LaunchTemplateData=data)[
-        "LaunchTemplate"
-    ]
+    if user_data:
+        data["UserData"] = base64.b64encode(user_data.encode()).decode()
+    template = ec2.create_launch_template(LaunchTemplateName=name, LaunchTemplateData=data)
     subnets = ec2.describe_subnets(Filters=[{"Name": "availability-zone", "Values": [ZONE]}])
     autoscaling.create_auto_scaling_group(
-        AutoScalingGroupName=group.name,
+        AutoScalingGroupName=name,
         MinSize=0,
-        MaxSize=group.most,
+        MaxSize=most,
         DesiredCapacity=0,
         VPCZoneIdentifier=subnets["Subnets"][0]["SubnetId"],
-        LaunchTemplate={"LaunchTemplateId": template["LaunchTemplateId"], "Version": "$Latest"},
+        LaunchTemplate={
+            "LaunchTemplateId": template["LaunchTemplate"]["LaunchTemplateId"],
+            "Version": "$Latest",
+        },
         NewInstancesProtectedFromScaleIn=True,
         Tags=[
-            {"Key": key, "Value": value, "PropagateAtLaunch": True, "ResourceId": group.name,
+            {"Key": key, "Value": value, "PropagateAtLaunch": True, "ResourceId": name,
              "ResourceType": "auto-scaling-group"}
-            for key, value in tags(group, place.name).items()
+            for key, value in tagged.items()
         ],
     )  # fmt: skip
-    if group.suspended:
-        autoscaling.suspend_processes(
-            AutoScalingGroupName=group.name, ScalingProcesses=list(group.suspended)
-        )
+    if suspended:
+        autoscaling.suspend_processes(AutoScalingGroupName=name, ScalingProcesses=list(suspended))
 
 
 def tags(group: Group, cluster: str) -> dict[str, str]:
@@ -167,7 +188,14 @@ def tags(group: Group, cluster: str) -> dict[str, str]:
     }
     if size.gpus:
         found_tags[f"{template}resources/nvidia.com/gpu"] = str(size.gpus)
-    return found_tags | dict(group.tags)
+    return found_tags
+
+
+def user_data(place: Place, group: str) -> str:
+    """What the machines of a group are told when they boot; empty where nothing is."""
+    versions = client(place, "ec2").describe_launch_template_versions(LaunchTemplateName=group)
+    data = versions["LaunchTemplateVersions"][-1]["LaunchTemplateData"]
+    return base64.b64decode(data.get("UserData", "")).decode()
 
 
 def start_autoscaler(place: Place, flags: Sequence[str] = FAST_FLAGS) -> None:
@@ -220,6 +248,7 @@ def delete_group(place: Place, group: str) -> None:
     for instance in instances(place, group):
         terminate(place, instance)
     autoscaling.delete_auto_scaling_group(AutoScalingGroupName=group, ForceDelete=True)
+    client(place, "ec2").delete_launch_template(LaunchTemplateName=group)
 
 
 def terminate(place: Place, instance: str, *, lower_desired: bool = True) -> None:

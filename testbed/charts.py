@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from testbed import found, images, programs
+from testbed.api import Api
 from testbed.errors import TestbedError
 from testbed.place import Place
 from testbed.programs import Progress, say
@@ -26,17 +27,25 @@ _TIMEOUT = "4m"
 
 @dataclass(frozen=True, slots=True)
 class _Operator:
-    """A program, the namespace that its chart is installed in, and where its image has it."""
+    """A program, the namespace of its chart, where its image has it, and its objects' kinds."""
 
     program: str
     namespace: str
     path: str
+    api_version: str
+    kinds: tuple[str, ...]
 
 
 _OPERATORS = {
-    "kueue": _Operator("kueue", "kueue-system", "manager"),
-    "spark-operator": _Operator("spark-operator", "spark-operator", "spark-operator"),
-}
+    "kueue": _Operator(
+        "kueue", "kueue-system", "manager", "kueue.x-k8s.io/v1beta2",
+        ("Workload", "LocalQueue", "ClusterQueue", "ResourceFlavor"),
+    ),
+    "spark-operator": _Operator(
+        "spark-operator", "spark-operator", "spark-operator", "sparkoperator.k8s.io/v1beta2",
+        ("SparkApplication",),
+    ),
+}  # fmt: skip
 NAMES = tuple(_OPERATORS)
 
 
@@ -62,9 +71,24 @@ def install(
 
 
 def uninstall(place: Place, name: str) -> None:
-    """Removes what `install` installed, but for the kinds that it defined."""
-    namespace = _OPERATORS[name].namespace
-    _helm(place, "uninstall", name, f"--namespace={namespace}", "--ignore-not-found", "--wait")
+    """Removes what `install` installed, and the objects of its kinds."""
+    operator = _OPERATORS[name]
+    with Api(place.admin) as api:
+        # First: nobody would take their finalizers off once the operator is gone.
+        for kind in operator.kinds:
+            _delete_all(api, kind, operator.api_version)
+    _helm(place, "uninstall", name, f"--namespace={operator.namespace}", "--ignore-not-found")
+
+
+def _delete_all(api: Api, kind: str, api_version: str) -> None:
+    def gone() -> bool:
+        there = api.list(kind, api_version=api_version)
+        for item in there:
+            metadata = item["metadata"]
+            api.delete(kind, metadata["name"], metadata.get("namespace"), api_version)
+        return not there
+
+    api.wait(f"every {kind} to be gone", gone)
 
 
 def _image(place: Place, operator: _Operator, progress: Progress) -> str:

@@ -8,6 +8,7 @@ nothing in memory that it could not find again, so it can be killed and started 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import threading
 import time
@@ -208,18 +209,27 @@ def follow_aws(place: Place, provider: Provider) -> None:
     from testbed import aws
 
     autoscaling = None
+    user_data: dict[str, str] = {}
     while True:
         time.sleep(_POLL_SECONDS)
         if not components.running(place, aws.AWS):
-            autoscaling = None
+            autoscaling, user_data = None, {}
             continue
         autoscaling = autoscaling or aws.client(place, "autoscaling")
         try:
             groups = autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"]
+            for group in groups:
+                name = group["AutoScalingGroupName"]
+                if name not in user_data:
+                    user_data[name] = aws.user_data(place, name)
         except Exception as error:
             print(f"AWS did not answer: {error}", flush=True)  # noqa: T201
             continue
-        bought = [from_instance(group, item) for group in groups for item in group["Instances"]]
+        bought = [
+            from_instance(group, item, user_data[group["AutoScalingGroupName"]])
+            for group in groups
+            for item in group["Instances"]
+        ]
         provider.see(_AWS_PREFIX, bought)
 
 
@@ -243,23 +253,40 @@ def make_node(name: str, size: Size, labels: dict[str, str] | None = None) -> Ob
     }
 
 
-def from_instance(group: dict[str, Any], instance: dict[str, Any]) -> Bought:
-    """An instance as the Auto Scaling API lists it, with what its group's tags promise."""
-    template = "k8s.io/cluster-autoscaler/node-template/"
-    tags = {tag["Key"]: tag["Value"] for tag in group["Tags"]}
-    labels = _below(f"{template}label/", tags)
+def from_instance(group: dict[str, Any], instance: dict[str, Any], user_data: str = "") -> Bought:
+    """An instance as the Auto Scaling API lists it, as its kubelet was told to be.
+
+    `user_data` is its launch template's. Where there is none, its kubelet does what the group's
+    tags promise; where there is some, tags only tell the autoscaler, as on AWS.
+    """
+    labels, taints = _told_kubelet(user_data) if user_data else _promised(group)
     zone = instance["AvailabilityZone"]
     labels |= {
         "node.kubernetes.io/instance-type": instance["InstanceType"],
         "topology.kubernetes.io/zone": zone,
         "topology.kubernetes.io/region": zone[:-1],
     }
-    taints = tuple(f"{key}={value}" for key, value in _below(f"{template}taint/", tags).items())
     name = instance["InstanceId"]
     return Bought(
         name, instance["InstanceType"], group["AutoScalingGroupName"],
         f"{_AWS_PREFIX}{zone}/{name}", labels, taints,
     )  # fmt: skip
+
+
+def _told_kubelet(user_data: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Labels and taints of the kubelet's flags in a machine's user data."""
+    flags = dict(re.findall(r"--(node-labels|register-with-taints)=([^\s'\"]+)", user_data))
+    labels = [pair for pair in flags.get("node-labels", "").split(",") if pair]
+    taints = [taint for taint in flags.get("register-with-taints", "").split(",") if taint]
+    return dict(pair.split("=", 1) for pair in labels), tuple(taints)
+
+
+def _promised(group: dict[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Labels and taints of which a group's tags tell the autoscaler."""
+    template = "k8s.io/cluster-autoscaler/node-template/"
+    tags = {tag["Key"]: tag["Value"] for tag in group["Tags"]}
+    taints = tuple(f"{key}={value}" for key, value in _below(f"{template}taint/", tags).items())
+    return _below(f"{template}label/", tags), taints
 
 
 def _below(prefix: str, tags: dict[str, str]) -> dict[str, str]:

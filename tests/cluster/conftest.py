@@ -33,6 +33,8 @@ from testbed.api import Api, is_ready
 from testbed.errors import MissingProgramError
 from testbed.place import Place
 from testbed.size import size_of
+from tests.cluster import cluster_pools
+from tests.cluster.cluster_pools import ClusterPool
 
 _CLAIMS = "karpenter.sh/v1"
 _numbers = itertools.count(1)
@@ -230,3 +232,56 @@ def karpenter_pool(here: Place, api: Api) -> Iterator[Callable[..., Pool]]:
             partial(_nothing_bought, api, mine),
             120,
         )
+
+
+@pytest.fixture
+def karpenter_cluster_pool(
+    here: Place, api: Api, tmp_path: Path
+) -> Iterator[Callable[..., ClusterPool]]:
+    """Makes pools of Karpenter as piecework renders them, each in a namespace of its own.
+
+    `types` are instance types, `more` further lines of the pool's table in piecework.toml.
+    """
+    made = []
+
+    def make(types: tuple[str, ...] = ("m6a.large", "m6a.xlarge"), more: str = "") -> ClusterPool:
+        name = f"bought-{os.getpid()}-{next(_numbers)}"
+        pool = cluster_pools.make_karpenter_pool(here, api, name, tmp_path / name, types, more)
+        made.append(pool)
+        api.wait("its account", lambda: api.get("ServiceAccount", "default", name))
+        return pool
+
+    yield make
+    wishes.clear(here)
+    for pool in made:
+        cluster_pools.remove(here, api, pool)
+
+
+@pytest.fixture
+def asg_cluster_pool(
+    here: Place, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., ClusterPool]]:
+    """The same on Auto Scaling groups, one for each type, with `spot=True` two for each."""
+    made = []
+    try:
+        found.find(aws.AUTOSCALER)
+    except MissingProgramError as error:
+        pytest.skip(str(error))  # the one skip that CI allows: no registry has this program
+    for variable, value in cluster_pools.AWS_ENVIRONMENT.items():
+        monkeypatch.setenv(variable, value)
+
+    def make(
+        types: tuple[str, ...] = ("m6a.large",), more: str = "", **options: object
+    ) -> ClusterPool:
+        name = f"scaled-{os.getpid()}-{next(_numbers)}"
+        pool = cluster_pools.make_asg_pool(
+            here, api, name, tmp_path / name, types, more, **options  # type: ignore[arg-type]  # handed on
+        )  # fmt: skip
+        made.append(pool)
+        api.wait("its account", lambda: api.get("ServiceAccount", "default", name))
+        return pool
+
+    yield make
+    wishes.clear(here)
+    for pool in made:
+        cluster_pools.remove(here, api, pool)

@@ -22,7 +22,7 @@ def place(tmp_path: Path) -> Place:
 @pytest.fixture
 def ask(place: Place) -> Ask:
     """Sends a request to AWS as it is played here; gives the answer without its namespaces."""
-    from moto.moto_api._internal import moto_api_backend
+    from moto.moto_api._internal.models import moto_api_backend
 
     client = Client(aws_server.application(place))
     moto_api_backend.reset()
@@ -47,7 +47,7 @@ def ask(place: Place) -> Ask:
     return send
 
 
-def _make_group(ask: Ask, name: str, **more: object) -> None:
+def _make_group(ask: Ask, name: str, **more: str) -> None:
     template = ask(
         "ec2", "CreateLaunchTemplate", LaunchTemplateName=name,
         **{"LaunchTemplateData.ImageId": "ami-1", "LaunchTemplateData.InstanceType": "m6a.large"},
@@ -95,9 +95,10 @@ def test_every_launch_and_termination_is_told_newest_first_and_recorded(
     lives = record.read(place)
     assert lives[one].type == "m6a.large"
     assert lives[one].provider_id == f"aws:///us-east-1a/{one}"
-    assert lives[one].bought
-    assert lives[one].returned
-    assert lives[one].bought <= lives[one].returned
+    life = lives[one]
+    assert life.bought
+    assert life.returned
+    assert life.bought <= life.returned
     assert lives[two].returned is None
 
 

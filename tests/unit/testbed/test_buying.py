@@ -41,6 +41,18 @@ def test_an_instance_becomes_a_machine_with_its_groups_labels_and_taints() -> No
     }
 
 
+def test_user_data_decides_labels_and_taints_whatever_the_tags_promise() -> None:
+    group = aws.Group("g", "m6a.large", labels={"a": "b"}, taints={"d": "e:NoSchedule"})
+    tags = [{"Key": key, "Value": value} for key, value in aws.tags(group, "c").items()]
+    instance = {"InstanceId": "i-1", "InstanceType": "m6a.large", "AvailabilityZone": "us-east-1a"}
+    user_data = "flags:\n  - --node-labels=x/y=z,v=w\n  - --register-with-taints=k=l:NoSchedule\n"
+    listed = {"AutoScalingGroupName": "g", "Tags": tags}
+    bought = provider.from_instance(listed, instance, user_data)
+    assert (bought.labels["x/y"], bought.labels["v"]) == ("z", "w")
+    assert "a" not in bought.labels
+    assert bought.taints == ("k=l:NoSchedule",)
+
+
 def test_karpenters_nodes_become_machines_unless_kwok_plays_them() -> None:
     labels = {"node.kubernetes.io/instance-type": "m6a.large", "karpenter.sh/nodepool": "p"}
 
