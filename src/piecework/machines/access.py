@@ -121,6 +121,28 @@ def _submitter_in_namespace() -> list[Object]:
     ]
 
 
+def submitter_rights() -> list[tuple[str, str, str]]:
+    """What a submitter must be allowed in each namespace: verb, API group, resource."""
+    return _spread(_submitter_in_namespace())
+
+
+def keeper_rights(
+    pools: Sequence[Pool],
+) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
+    """What the keeper must be allowed: in the whole cluster, and in each namespace of a pool."""
+    return _spread(_keeper_everywhere(pools)), _spread(_keeper_in_namespace())
+
+
+def _spread(rules: Sequence[Object]) -> list[tuple[str, str, str]]:
+    return [
+        (verb, group, resource)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    ]
+
+
 def render_keeper(pools: Sequence[Pool], image: str) -> Object:
     """Two keepers, of which one acts. Their settings come from the Secret `piecework-settings`."""
     namespace = namespaces_of(pools)[0]

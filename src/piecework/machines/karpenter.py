@@ -56,6 +56,21 @@ class Karpenter:
         self._claims = claims
         self._now = now
         self._read: dict[str, tuple[str, MachineSeen]] = {}
+        self.error: str | None = None
+
+    def start(self) -> None:
+        """See `Provider`: a watch looks, which belongs to the keeper."""
+
+    def wait_known(self, timeout_seconds: float) -> bool:
+        """See `Provider`."""
+        del timeout_seconds
+        return True
+
+    def stop(self) -> None:
+        """See `Provider`."""
+
+    def attend(self, awaited: bool) -> None:
+        """See `Provider`: the watch tells at once in any case."""
 
     def machines(self, nodes: Mapping[str, NodeSeen]) -> Sequence[MachineSeen]:
         """See `Provider`; the nodes add nothing here."""

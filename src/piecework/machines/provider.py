@@ -128,6 +128,21 @@ class NodeSeen:
 class Provider(Protocol):
     """A seller of machines, for some pools. Everything can be done twice. Raises ClusterError."""
 
+    #: What is wrong with asking the seller; None while all is well.
+    error: str | None
+
+    def start(self) -> None:
+        """Begins to look, where somebody has to look."""
+
+    def wait_known(self, timeout_seconds: float) -> bool:
+        """Whether the machines are known, after waiting for that."""
+
+    def stop(self) -> None:
+        """Ends looking, soon."""
+
+    def attend(self, awaited: bool) -> None:
+        """Tells whether somebody waits for a machine: then the seller is asked more often."""
+
     def machines(self, nodes: Mapping[str, NodeSeen]) -> Sequence[MachineSeen]:
         """The machines that there are, and those gone ones that nobody has forgotten yet."""
 

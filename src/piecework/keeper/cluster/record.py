@@ -135,11 +135,7 @@ def _buyer_is_known(machine: MachineSeen, now: datetime) -> bool:
 
 def _release_stands(machine: MachineSeen) -> bool:
     """A machine of a group may still get a pod after it was released; Karpenter's can't."""
-    return (
-        machine.provider == "karpenter"
-        or machine.leaving_at is not None
-        or (machine.gone_at is not None)
-    )
+    return machine.provider == "karpenter" or machine.gone_at is not None
 
 
 def _waited(attempt: AttemptSeen, now: datetime) -> Iterator[Event]:

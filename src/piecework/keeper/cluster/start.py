@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -73,15 +73,23 @@ def connect(pools: Mapping[str, Pool]) -> Kube:
     return Kube.connect(pool.kubeconfig, pool.context)
 
 
-def provide(kube: Kube, pools: Mapping[str, Pool], sources: Sources) -> dict[str, Provider]:
+def provide(
+    kube: Kube, pools: Mapping[str, Pool], sources: Sources, wake: Callable[[], object]
+) -> dict[str, Provider]:
     """The sellers of machines, by pool."""
-    from piecework.machines.karpenter import Karpenter
-
     found: dict[str, Provider] = {}
     bought = [pool for pool in pools.values() if pool.provider == "karpenter"]
     if bought:
+        from piecework.machines.karpenter import Karpenter
+
         karpenter = Karpenter(kube, bought, sources.claims)
         found |= {pool.name: karpenter for pool in bought}
+    for pool in pools.values():
+        if pool.provider == "asg":
+            from piecework.machines.asg import AutoScalingGroups
+            from piecework.machines.cloud import Aws
+
+            found[pool.name] = AutoScalingGroups(kube, pool, Aws(pool), wake)
     return found
 
 
@@ -93,7 +101,7 @@ def tending(
     kube = connect(pools)
     wake = threading.Event()
     sources = Sources(kube, pools.values(), wake.set)
-    providers = provide(kube, pools, sources)
+    providers = provide(kube, pools, sources, wake.set)
     writer = Writer(open_append(settings.ledger_url) if writes else lambda _: 0, wake.set)
     keeper = Tending(
         kube=kube,
@@ -107,14 +115,24 @@ def tending(
         helpers=Helpers(),
     )
     sources.start()
+    for provider in dict.fromkeys(providers.values()):
+        provider.start()
     try:
         if not sources.wait_synced(SYNC_SECONDS):
             problems = "; ".join(sources.errors()) or "it does not answer"
             raise ClusterError(
                 f"the cluster cannot be watched after {SYNC_SECONDS:.0f} s: {problems}"
             )
+        for provider in dict.fromkeys(providers.values()):
+            if not provider.wait_known(SYNC_SECONDS):
+                raise ClusterError(
+                    f"the machines of the pools are not known after {SYNC_SECONDS:.0f} s: "
+                    f"{provider.error or 'their seller does not answer'}"
+                )
         yield keeper
     finally:
+        for provider in dict.fromkeys(providers.values()):
+            provider.stop()
         sources.stop()
 
 

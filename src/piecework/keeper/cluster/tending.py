@@ -171,6 +171,8 @@ class Tending:
             look(snapshot)
         if not self.may_act():
             return []
+        for provider in dict.fromkeys(self.providers.values()):
+            provider.attend(bool(snapshot.unbound))
         self.record(snapshot)
         done = self.executor.apply(decide(snapshot, self.writer.over))
         self._take_back(done)
