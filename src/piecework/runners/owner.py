@@ -55,9 +55,9 @@ class OwnerWatch(threading.Thread):
 
     def _get(self, access: Mapping[str, Any]) -> tuple[int, Any]:
         if self._token is None:
-            self._token = _fetch_token(access)
+            self._token = fetch_token(access)
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
-        return _request(access["url"], "GET", _task_path(self.owner), headers)
+        return request(access["url"], "GET", task_path(self.owner), headers)
 
 
 def judge_owner(owner: Mapping[str, Any], status: int, task: Any) -> str | None:
@@ -78,7 +78,8 @@ def judge_owner(owner: Mapping[str, Any], status: int, task: Any) -> str | None:
     return None
 
 
-def _task_path(owner: Mapping[str, Any]) -> str:
+def task_path(owner: Mapping[str, Any]) -> str:
+    """The path of the owner's task instance in Airflow's REST API."""
     dag, run, task = (
         quote(str(owner[key]), safe="") for key in ("dag_id", "dag_run_id", "task_id")
     )
@@ -87,21 +88,23 @@ def _task_path(owner: Mapping[str, Any]) -> str:
     return path if index < 0 else f"{path}/{index}"
 
 
-def _fetch_token(access: Mapping[str, Any]) -> str:
+def fetch_token(access: Mapping[str, Any]) -> str:
+    """A token for the address and key in `access`. Raises ValueError where there is none."""
     if access.get("username"):
         body = {"username": access["username"], "password": access["password"]}
         headers = {"Content-Type": "application/json"}
-        status, answer = _request(access["url"], "POST", "/auth/token", headers, json.dumps(body))
+        status, answer = request(access["url"], "POST", "/auth/token", headers, json.dumps(body))
     else:
-        status, answer = _request(access["url"], "GET", "/auth/token", {})
+        status, answer = request(access["url"], "GET", "/auth/token", {})
     if status not in (200, 201):
         raise ValueError(f"no token: HTTP {status}")
     return str(answer["access_token"])
 
 
-def _request(
+def request(
     url: str, method: str, path: str, headers: Mapping[str, str], body: str | None = None
 ) -> tuple[int, Any]:
+    """One request: the answer's status and JSON, None where it is none."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "localhost", parts.port, timeout=TIMEOUT_SECONDS)
