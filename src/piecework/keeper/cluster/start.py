@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from piecework.config import Settings
 from piecework.errors import ClusterError, InputError
 from piecework.keeper.cluster.apply import Executor
+from piecework.keeper.cluster.hints import Hints
+from piecework.keeper.cluster.learned import Learning
 from piecework.keeper.cluster.lease import Lease
+from piecework.keeper.cluster.logs import FilesystemStore, Logs
+from piecework.keeper.cluster.metrics import Metrics
+from piecework.keeper.cluster.owners import Owners, ask_airflow
 from piecework.keeper.cluster.tending import Helpers, Sources, Tending
 from piecework.keeper.cluster.writer import Writer, open_append
 from piecework.kube.client import Kube
@@ -112,10 +117,46 @@ def tending(
         writer=writer,
         executor=Executor(kube, providers),
         wake=wake,
-        helpers=Helpers(),
     )
+    with _helping(settings, keeper):
+        yield from _synced(keeper)
+
+
+@contextmanager
+def _helping(settings: Settings, keeper: Tending) -> Iterator[None]:
+    """Starts what finds things out for the keeper, and ends it."""
+    owners = Owners(ask_airflow(settings.home, settings.airflow_url))
+    hints = Hints(keeper.kube)
+    learning = Learning(keeper.kube, keeper.pools)
+    helpers = keeper.helpers = Helpers(
+        owners_over=lambda: owners.over,
+        hints=lambda: hints.found,
+        look=[owners.look, hints.look],
+        act=[learning.look],
+    )
+    logs = None
+    if settings.store:
+        logs = kept = Logs(keeper.kube, FilesystemStore(settings.store))
+        helpers.keeps_logs = True
+        helpers.kept_logs = lambda: kept.kept
+        helpers.act.append(logs.look)
+    owners.start()
+    hints.start()
+    try:
+        yield
+    finally:
+        owners.stop()
+        hints.stop()
+        learning.stop()
+        if logs is not None:
+            logs.stop()
+
+
+def _synced(keeper: Tending) -> Iterator[Tending]:
+    """Starts to watch; gives the keeper once it knows its cluster; ends watching afterwards."""
+    sources, providers = keeper.sources, list(dict.fromkeys(keeper.providers.values()))
     sources.start()
-    for provider in dict.fromkeys(providers.values()):
+    for provider in providers:
         provider.start()
     try:
         if not sources.wait_synced(SYNC_SECONDS):
@@ -123,7 +164,7 @@ def tending(
             raise ClusterError(
                 f"the cluster cannot be watched after {SYNC_SECONDS:.0f} s: {problems}"
             )
-        for provider in dict.fromkeys(providers.values()):
+        for provider in providers:
             if not provider.wait_known(SYNC_SECONDS):
                 raise ClusterError(
                     f"the machines of the pools are not known after {SYNC_SECONDS:.0f} s: "
@@ -131,7 +172,7 @@ def tending(
                 )
         yield keeper
     finally:
-        for provider in dict.fromkeys(providers.values()):
+        for provider in providers:
             provider.stop()
         sources.stop()
 
@@ -142,6 +183,10 @@ def keep(settings: Settings, pools: Mapping[str, Pool], options: Options) -> Non
         namespace = next(iter(pools.values())).namespace
         lease = Lease(keeper.kube, namespace, options.name)
         keeper.may_act = keeper.executor.may_act = lease.is_held
+        if options.metrics_port is not None:
+            metrics = Metrics(keeper.kube, keeper.writer, lease.is_held)
+            keeper.helpers.told.append(metrics.tell)
+            logger.info("metrics are on port %d", metrics.serve(options.metrics_port))
         lease.start()
         keeper.writer.start()
         logger.info("keeping the pools %s as %s", ", ".join(sorted(pools)), options.name)

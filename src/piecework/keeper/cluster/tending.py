@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -116,9 +116,11 @@ class Helpers:
     kept_logs: Callable[[], frozenset[str]] = frozenset
     keeps_logs: bool = False
     #: Called with each snapshot, to see what is to be found out.
-    look: Sequence[Callable[[Snapshot], object]] = ()
+    look: list[Callable[[Snapshot], object]] = field(default_factory=list)
+    #: The same, for those that write something: only the keeper that acts calls them.
+    act: list[Callable[[Snapshot], object]] = field(default_factory=list)
     #: Called with each tick's outcome, for the metrics.
-    told: Sequence[Callable[[Snapshot, list[Done]], object]] = ()
+    told: list[Callable[[Snapshot, list[Done]], object]] = field(default_factory=list)
 
 
 @dataclass
@@ -173,6 +175,8 @@ class Tending:
             return []
         for provider in dict.fromkeys(self.providers.values()):
             provider.attend(bool(snapshot.unbound))
+        for act in self.helpers.act:
+            act(snapshot)
         self.record(snapshot)
         done = self.executor.apply(decide(snapshot, self.writer.over))
         self._take_back(done)

@@ -50,8 +50,7 @@ class Writer(threading.Thread):
         #: Attempts and machines whose end is in the ledger. Replaced, never changed.
         self.over: frozenset[str] = frozenset()
         self.error: str | None = None
-        #: From an event's own time to its being in the ledger, in seconds, of the last ones.
-        self.lags: list[float] = []
+        self._lags: list[float] = []
         self._append = append
         self._on_written = on_written
         self._longest_pause = longest_pause_seconds
@@ -77,6 +76,12 @@ class Writer(threading.Thread):
         with self._lock:
             self._known = {known for known in self._known if known[0] not in gone}
         self.over = self.over - gone
+
+    def take_lags(self) -> list[float]:
+        """How many seconds after they happened events were in the ledger, since the last call."""
+        with self._lock:
+            lags, self._lags = self._lags, []
+        return lags
 
     @property
     def waiting(self) -> int:
@@ -120,7 +125,9 @@ class Writer(threading.Thread):
             logger.info("the ledger is back")
             self.error = None
         now = clock.now()
-        self.lags = [*self.lags[-500:], *(_lag(e, now) for e in batch[-500:] if e.kind in _PROMPT)]
+        lags = [_lag(event, now) for event in batch if event.kind in _PROMPT]
+        with self._lock:
+            self._lags = [*self._lags[-2000:], *lags]
         ended = {event.subject for event in batch if event.kind in _LAST}
         if ended:
             self.over = self.over | ended

@@ -1,0 +1,110 @@
+"""What scheduler and autoscaler say about pods that find no machine.
+
+Enters: attempts that were admitted some seconds ago and have no machine. Leaves: the last thing
+that was said about each, from the cluster's events. Asked for a few at a time, in a thread of its
+own: in a large cluster all events are far too many to watch.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from piecework.errors import PieceworkError
+from piecework.keeper.cluster.snapshot import PodKey, Snapshot
+from piecework.kube.client import EVENT, Kube
+
+logger = logging.getLogger(__name__)
+
+#: Between two rounds, in seconds, and how many pods are asked about in one.
+INTERVAL_SECONDS = 5.0
+MOST_AT_ONCE = 10
+#: Nobody is asked about before.
+PATIENCE = timedelta(seconds=8)
+_TELLING = {
+    "NotTriggerScaleUp": "the autoscaler buys nothing: ",
+    "FailedToScaleUp": "the autoscaler could not buy: ",
+    "FailedScheduling": "",
+    "FailedScaleUp": "the autoscaler could not buy: ",
+    "NoCompatibleInstanceTypes": "",
+    "InsufficientCapacityError": "",
+}
+_LONGEST = 300
+
+
+class Hints(threading.Thread):
+    """Asks about pods without a machine, in turns."""
+
+    def __init__(self, kube: Kube, interval_seconds: float = INTERVAL_SECONDS) -> None:
+        super().__init__(daemon=True, name="hints")
+        #: What was said, by attempt. Replaced, never changed.
+        self.found: Mapping[str, str] = {}
+        self._kube = kube
+        self._interval = interval_seconds
+        self._wanted: dict[str, PodKey] = {}
+        self._turn: list[str] = []
+        self._stopping = threading.Event()
+
+    def look(self, snapshot: Snapshot) -> None:
+        """Takes the pods that have waited for a while."""
+        wanted: dict[str, PodKey] = {}
+        for pods in snapshot.unbound.values():
+            for pod in pods:
+                if pod.admitted_at is not None and snapshot.now - pod.admitted_at > PATIENCE:
+                    wanted.setdefault(pod.attempt, pod.key)
+        self._wanted = wanted
+
+    def run(self) -> None:
+        """Until `stop`."""
+        while not self._stopping.wait(self._interval):
+            self.round()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def round(self) -> None:
+        """Asks about the next few."""
+        wanted = self._wanted
+        self._turn = [name for name in self._turn if name in wanted] or list(wanted)
+        batch, self._turn = self._turn[:MOST_AT_ONCE], self._turn[MOST_AT_ONCE:]
+        found = {name: said for name, said in self.found.items() if name in wanted}
+        for name in batch:
+            namespace, pod = wanted[name]
+            fields = f"involvedObject.kind=Pod,involvedObject.name={pod}"
+            try:
+                events = self._kube.list(EVENT, namespace, fields=fields).items
+            except PieceworkError as error:
+                logger.debug("no events of pod %s/%s: %s", namespace, pod, error)
+                return
+            said = choose_hint(events)
+            if said is not None:
+                found[name] = said
+        self.found = found
+
+
+def choose_hint(events: Iterable[Mapping[str, Any]]) -> str | None:
+    """The last thing that autoscaler or scheduler said, the autoscaler's before the scheduler's."""
+    telling = [event for event in events if event.get("reason") in _TELLING]
+    if not telling:
+        return None
+    last = max(telling, key=lambda event: (_is_scheduler(event) is False, _when(event)))
+    message = " ".join(str(last.get("message", "")).split())
+    message = message if len(message) <= _LONGEST else message[:_LONGEST] + "..."
+    return f"{_TELLING[last['reason']]}{message}"
+
+
+def _is_scheduler(event: Mapping[str, Any]) -> bool:
+    component = event.get("reportingComponent") or event.get("source", {}).get("component", "")
+    return component in ("default-scheduler", "")
+
+
+def _when(event: Mapping[str, Any]) -> str:
+    series = event.get("series") or {}
+    times = (
+        series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"),
+        event.get("metadata", {}).get("creationTimestamp"),
+    )  # fmt: skip
+    return next((str(at) for at in times if at), "")
