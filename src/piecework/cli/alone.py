@@ -21,7 +21,8 @@ from piecework.cli.log_output import LogOutput
 from piecework.cli.logs import follow_attempt
 from piecework.cli.past import past_of
 from piecework.cli.pipeline_run import Ended, name_pipeline_run, read_runs, teller
-from piecework.cli.planning import plan_alone
+from piecework.cli.planning import find_pool, plan_alone
+from piecework.cli.reading import wait_until_recorded
 from piecework.config import Settings
 from piecework.plan.plan import History, Plan
 from piecework.runners.retry import next_step
@@ -35,6 +36,7 @@ from piecework.runners.runner import (
 )
 from piecework.spec.job import Job
 from piecework.spec.pipeline import Pipeline
+from piecework.spec.pool import Pool, load_pools
 from piecework.spec.templates import render_job
 from piecework.units import Memory
 
@@ -53,7 +55,7 @@ class _Alone:
     pipeline: Pipeline
     params: Mapping[str, Any]
     settings: Settings
-    pool: str | None
+    pool: Pool
     past: History | None
     pipeline_run: str
     data: str
@@ -97,10 +99,21 @@ def run_alone(
     with past_of(settings, pipeline.name) as find_history:
         past = find_history(name)
     folder = f"{settings.data}/{pipeline.name}/{pipeline_run}" if data is None else str(data)
+    machines = find_pool(pool or job.pool or settings.pool, load_pools(settings), name)
+    runner = runner_for(machines, settings)
     alone = _Alone(
-        name, job, run, file, pipeline, params, settings, pool, past, pipeline_run, folder
+        name=name,
+        job=job,
+        run=run,
+        file=file,
+        pipeline=pipeline,
+        params=params,
+        settings=settings,
+        pool=machines,
+        past=past,
+        pipeline_run=pipeline_run,
+        data=folder,
     )
-    runner = runner_for("local", settings)
     tell = teller(settings, as_json)
     try:
         _attempt_until_done(alone, runner)
@@ -139,7 +152,12 @@ def _attempt_until_done(alone: _Alone, runner: Runner) -> None:
     memory: Memory | None = None
     while True:
         plan = plan_alone(
-            alone.name, alone.job, alone.settings, alone.pool, alone.past, memory_at_least=memory
+            alone.name,
+            alone.job,
+            alone.settings,
+            alone.pool.name,
+            alone.past,
+            memory_at_least=memory,
         )
         _announce(alone, plan, len(ended) + 1)
         request = alone.request(len(ended) + 1, plan)
@@ -149,6 +167,7 @@ def _attempt_until_done(alone: _Alone, runner: Runner) -> None:
         output.end()
         status = runner.status(request.attempt)
         assert status is not None
+        runner.acknowledge(request.attempt)
         ended.append(status)
         step = next_step(alone.job, ended, repeat_errors=True)
         if step.ending is not None:
@@ -185,6 +204,8 @@ def _cancel(runner: Runner, run: str) -> None:
 
 def _settle(alone: _Alone) -> Ended:
     """What the ledger knows of the run."""
+    if alone.pool.on_cluster:
+        wait_until_recorded(alone.settings, [alone.run])
     runs = read_runs(alone.settings, alone.pipeline, alone.pipeline_run)
     outcome = bill.pipeline_outcome(runs)
     return Ended(alone.pipeline.name, alone.pipeline_run, outcome, tuple(runs))

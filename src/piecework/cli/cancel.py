@@ -14,6 +14,7 @@ from piecework.errors import InputError, PlatformError
 if TYPE_CHECKING:
     from piecework.config import Settings
     from piecework.report.runs import RunReport
+    from piecework.runners.runner import Runner
 
 _PAUSE_SECONDS = 0.2
 _WAIT_SECONDS = 60.0
@@ -32,13 +33,21 @@ def command(run: str, no_wait: bool, as_json: bool) -> int:
     """
     from piecework import config
     from piecework.cli.finding import find
-    from piecework.cli.reading import read_ledger
+    from piecework.cli.reading import read_ledger, wait_until_recorded
+    from piecework.cli.runners import Runners, run_of
 
     settings = config.load()
+    runners = Runners(settings)
     with read_ledger(settings) as ledger:
         try:
             found = find(ledger, run)
         except InputError:
+            unrecorded = runners.find_unrecorded(run)
+            if unrecorded is not None:
+                runner, attempts = unrecorded
+                name = run_of(attempts)
+                over = _end([(runner, name)], wait=not no_wait)
+                return _tell_unrecorded(name, over=over, wait=not no_wait, as_json=as_json)
             # Queued, but none of its jobs has begun: only Airflow knows of it.
             if not _cancel_unbegun(run, settings):
                 raise
@@ -48,9 +57,23 @@ def command(run: str, no_wait: bool, as_json: bool) -> int:
     live = [each for each in runs if each.state != "ended"]
     if live or whole:
         _tell_airflow(runs, live, whole=whole, settings=settings)
-    over = _end(live, settings, wait=not no_wait)
+    over = _end(
+        [(runners.of(each.last.pool, each.run), each.run) for each in live], wait=not no_wait
+    )
+    told = [each.run for each in live if runners.pools[each.last.pool or "local"].on_cluster]
+    if over and told:
+        wait_until_recorded(settings, told)
     _print(runs, live, over=over, as_json=as_json, settings=settings)
     return 0 if over or no_wait else 1
+
+
+def _tell_unrecorded(name: str, *, over: bool, wait: bool, as_json: bool) -> int:
+    """What is known of a run that the ledger does not know yet."""
+    if as_json:
+        terminal.result_json({"cancelled": [name], "over": over, "runs": []})
+    else:
+        terminal.result(f"{name}: {'cancelled' if over else 'asked to end'}")
+    return 0 if over or not wait else 1
 
 
 def _tell_airflow(
@@ -95,27 +118,24 @@ def _cancel_unbegun(name: str, settings: Settings) -> bool:
     return cancelled
 
 
-def _end(live: Sequence[RunReport], settings: Settings, *, wait: bool) -> bool:
-    """Ends the last attempts; True once all have ended."""
-    from piecework.runners.runner import runner_for
-
-    runner = runner_for("local", settings)
+def _end(live: Sequence[tuple[Runner, str]], *, wait: bool) -> bool:
+    """Ends the last attempts of these runs, each with its runner; True once all have ended."""
     end = time.monotonic() + _WAIT_SECONDS
     while True:
         alive = [
-            attempt
-            for run in live
-            for attempt in runner.attempts(run.run)
+            (runner, attempt)
+            for runner, run in live
+            for attempt in runner.attempts(run)
             if attempt.state != "ended"
         ]
-        for attempt in alive:
+        for runner, attempt in alive:
             runner.cancel(attempt.attempt, _CAUSE)
         if not alive:
             return True
         if not wait:
             return False
         if time.monotonic() > end:
-            names = ", ".join(attempt.attempt for attempt in alive)
+            names = ", ".join(attempt.attempt for _, attempt in alive)
             terminal.error(f"{names} did not end within {_WAIT_SECONDS:.0f} s; it was asked to")
             return False
         time.sleep(_PAUSE_SECONDS)

@@ -91,16 +91,19 @@ def _teller(settings: Settings, as_json: bool) -> Callable[[Ended], None]:
 
 def _tell_results(ended: Ended, settings: Settings) -> None:
     """Where the page lies, and how good the model is."""
-    from piecework.runners.runner import runner_for
+    from piecework.cli.runners import Runners
 
-    runner = runner_for("local", settings)
-    last = {run["job"]: run["attempts"][-1]["attempt"] for run in ended.runs}
+    runners = Runners(settings)
+    last = {run["job"]: run["attempts"][-1] for run in ended.runs}
     lines = []
     if "model" in last:
-        log = runner.read_log(last["model"], 0, 64 << 20).decode(errors="replace")
+        model = last["model"]
+        runner = runners.of(model["pool"], model["attempt"])
+        log = runner.read_log(model["attempt"], 0, 64 << 20).decode(errors="replace")
         lines += [line for line in log.splitlines() if line.startswith("AUC ")]
     if "report" in last:
-        status = runner.status(last["report"])
+        report = last["report"]
+        status = runners.of(report["pool"], report["attempt"]).status(report["attempt"])
         result: Any = None if status is None else status.result
         if isinstance(result, dict) and "report" in result:
             lines.append(f"Report: {result['report']}")

@@ -14,10 +14,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from piecework.cli import terminal
+from piecework.cli.runners import Runners
 from piecework.config import Settings
 from piecework.errors import PieceworkError, PlatformError
 from piecework.ledger.events import Outcome
-from piecework.runners.runner import AttemptStatus, run_id, runner_for
+from piecework.runners.runner import AttemptStatus, Runner, run_id
 from piecework.spec.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -107,7 +108,12 @@ class Follower:
         self.pipeline = pipeline
         self.pipeline_run = pipeline_run
         self._runs = {job: run_id(pipeline.name, job, pipeline_run) for job in pipeline.jobs}
-        self._runner = runner_for("local", settings)
+        runners = Runners(settings)
+        self._runners: dict[str, Runner] = {}
+        for job, run in self._runs.items():
+            pool = pipeline.job(job).pool or settings.pool
+            self._runners[run] = runners.of(pool, f"job {job}")
+        self._known: dict[str, Sequence[AttemptStatus]] = {}
         #: How the jobs were when they were last looked at.
         self.views: list[JobView] = []
         self._tasks: dict[str, TaskState] = {}
@@ -123,7 +129,7 @@ class Follower:
         """How the jobs are now, in the pipeline's order."""
         self._ask_airflow()
         self.views = [
-            view_job(job, run, self._tasks.get(job), self._runner.attempts(run))
+            view_job(job, run, self._tasks.get(job), self._attempts(run))
             for job, run in self._runs.items()
         ]
         return self.views
@@ -207,12 +213,20 @@ class Follower:
         alive = [
             attempt
             for run in self._runs.values()
-            for attempt in self._runner.attempts(run)
+            for attempt in self._attempts(run)
             if attempt.state != "ended"
         ]
         for attempt in alive:
-            self._runner.cancel(attempt.attempt, cause)
+            run = attempt.attempt.rpartition(".")[0]
+            self._runners[run].cancel(attempt.attempt, cause)
         return len(alive)
+
+    def _attempts(self, run: str) -> Sequence[AttemptStatus]:
+        """The run's attempts; those that a cluster has forgotten as they were when it had not."""
+        found = self._runners[run].attempts(run)
+        if found:
+            self._known[run] = found
+        return self._known.get(run, ())
 
     def _nothing_comes(self) -> bool:
         """Whether no task of the pipeline run is about to start an attempt."""

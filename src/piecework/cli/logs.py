@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +14,7 @@ from piecework.errors import InputError
 
 if TYPE_CHECKING:
     from piecework.cli.log_output import LogOutput
-    from piecework.report.runs import RunReport
+    from piecework.config import Settings
     from piecework.runners.runner import Runner
 
 _PAUSE_SECONDS = 0.2
@@ -35,30 +35,25 @@ def command(run: str, follow: bool, attempt: int | None, as_json: bool) -> None:
     program's own; on a terminal what could confuse it is shown as escapes.
     """
     from piecework import config
-    from piecework.cli.finding import find_one
     from piecework.cli.log_output import LogOutput
-    from piecework.cli.reading import read_ledger
-    from piecework.runners.runner import runner_for
 
     if follow and as_json:
         raise InputError("--follow and --json exclude each other; leave one out")
     settings = config.load()
-    with read_ledger(settings) as ledger:
-        found = find_one(ledger, run)
-    number = _number(found, attempt)
-    runner = runner_for("local", settings)
-    name = f"{found.run}.{number}"
-    if runner.status(name) is None:
-        raise InputError(f"the log of {name} is not on this computer any more")
+    runner, found, number = _find(run, attempt, settings)
+    name = f"{found}.{number}"
+    if runner.status(name) is None and not runner.read_log(name, 0, 1):
+        raise InputError(
+            f"the log of {name} is not there any more: on this computer it goes with its folder, "
+            "on a cluster with its pod, unless piecework.toml has a `store` in which it is kept"
+        )
     if as_json:
         log = b"".join(_chunks(runner, name))
-        terminal.result_json(
-            {"run": found.run, "attempt": name, "log": log.decode(errors="replace")}
-        )
+        terminal.result_json({"run": found, "attempt": name, "log": log.decode(errors="replace")})
         return
     output = LogOutput(sys.stdout)
     if follow and attempt is None:
-        follow_run(runner, found.run, number, output)
+        follow_run(runner, found, number, output)
     elif follow:
         follow_attempt(runner, name, output)
     else:
@@ -67,13 +62,34 @@ def command(run: str, follow: bool, attempt: int | None, as_json: bool) -> None:
     output.end()
 
 
-def _number(found: RunReport, wanted: int | None) -> int:
-    numbers = [attempt.number for attempt in found.attempts]
+def _find(name: str, attempt: int | None, settings: Settings) -> tuple[Runner, str, int]:
+    """The runner that has the log, the run, and the attempt's number. Raises InputError."""
+    from piecework.cli.finding import find_one
+    from piecework.cli.reading import read_ledger
+    from piecework.cli.runners import Runners, run_of
+
+    runners = Runners(settings)
+    try:
+        with read_ledger(settings) as ledger:
+            found = find_one(ledger, name)
+    except InputError:
+        unrecorded = runners.find_unrecorded(name)
+        if unrecorded is None:
+            raise
+        runner, attempts = unrecorded
+        numbers = [int(each.attempt.rpartition(".")[2]) for each in attempts]
+        return runner, run_of(attempts), _number(run_of(attempts), numbers, attempt)
+    number = _number(found.run, [each.number for each in found.attempts], attempt)
+    pool = next(each.pool for each in found.attempts if each.number == number)
+    return runners.of(pool, found.run), found.run, number
+
+
+def _number(run: str, numbers: Sequence[int], wanted: int | None) -> int:
     if wanted is None:
         return numbers[-1]
     if wanted not in numbers:
         there = ", ".join(str(number) for number in numbers)
-        raise InputError(f"{found.run} has no attempt {wanted}; there is {there}")
+        raise InputError(f"{run} has no attempt {wanted}; there is {there}")
     return wanted
 
 
@@ -109,4 +125,4 @@ def follow_attempt(runner: Runner, attempt: str, output: LogOutput) -> None:
         if waits and time.monotonic() > quiet_until:
             told = status.reason or ""
             terminal.step(f"{attempt} waits: {terminal.one_line(told)}")
-        time.sleep(_PAUSE_SECONDS)
+        runner.wait_for_change(attempt.rpartition(".")[0], _PAUSE_SECONDS)

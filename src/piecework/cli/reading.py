@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS = 0.1
 _VACATE_SECONDS = 5.0
+#: The keeper tells the ledger within 2 s as a rule.
+_RECORD_SECONDS = 15.0
 
 
 @contextlib.contextmanager
@@ -41,6 +43,29 @@ def _record(settings: Settings, ledger: Ledger) -> None:
             terminal.warn(problem)
     except (PieceworkError, OSError) as error:
         terminal.warn(f"the newest events could not be recorded: {error}")
+
+
+def wait_until_recorded(settings: Settings, runs: Sequence[str]) -> bool:
+    """Waits a moment until the ledger knows that these runs have ended; False where it does not.
+
+    On one computer it knows at once; of a cluster it is told by the keeper.
+    """
+    from piecework.report.runs import report_runs
+
+    end = time.monotonic() + _RECORD_SECONDS
+    while True:
+        with read_ledger(settings) as ledger:
+            known = {run.run: run.state for run in report_runs(ledger, runs)}
+        if all(known.get(run) == "ended" for run in runs):
+            return True
+        if time.monotonic() > end:
+            missing = ", ".join(run for run in runs if known.get(run) != "ended")
+            terminal.warn(
+                f"the ledger does not know the end of {missing} yet; does `piecework keeper` run, "
+                "with the same ledger_url?"
+            )
+            return False
+        time.sleep(_PAUSE_SECONDS * 2)
 
 
 def wait_for_machines(settings: Settings, ledger: Ledger, runs: Sequence[RunReport]) -> bool:

@@ -97,8 +97,26 @@ class KubernetesRunner:
     def attempts(self, run: str) -> list[AttemptStatus]:
         """The attempts of a run whose pods are still there, oldest first."""
         self._note_version(run)
+        return self._attempts(labels.run_label(run))
+
+    def find(self, name: str) -> list[AttemptStatus]:
+        """The attempts of the run of that name, or of that attempt; empty where there is none.
+
+        A run may be named by its id, or by the beginning or the end of it, where that is one run's.
+        """
+        known = [self._attempts(label) for label in self.view.runs()]
+        of_name: dict[str, list[AttemptStatus]] = {}
+        for attempts in known:
+            run = attempts[-1].attempt.rpartition(".")[0] if attempts else ""
+            if run and (run == name or name in [each.attempt for each in attempts]):
+                return attempts
+            if run and (run.startswith(name) or run.endswith(f".{name}")):
+                of_name[run] = attempts
+        return next(iter(of_name.values())) if len(of_name) == 1 else []
+
+    def _attempts(self, run_label: str) -> list[AttemptStatus]:
         groups: dict[str, list[Object]] = {}
-        for pod in self.view.pods(labels.run_label(run)):
+        for pod in self.view.pods(run_label):
             groups.setdefault(attempt_of(pod), []).append(pod)
         ordered = sorted(groups.items(), key=lambda each: _number(each[0]))
         return [attempt_status(pods, self.now()) for _, pods in ordered]
@@ -272,11 +290,11 @@ class KubernetesRunner:
         container = pod["spec"]["containers"][0]["name"]
         kube = self.view.kube
 
-        def open_log(since: datetime | None) -> Iterable[bytes]:
+        def open_log(since: datetime | None, follow: bool) -> Iterable[bytes]:
             return kube.open_log(
                 name,
                 namespace,
-                follow=True,
+                follow=follow,
                 timestamps=True,
                 since_time=since,
                 container=container,

@@ -19,14 +19,16 @@ from pathlib import Path
 
 from piecework.errors import ClusterError, PieceworkError
 
-#: Opens the log: from a time on, or from its beginning; raises ClusterError.
-Open = Callable[[datetime | None], Iterable[bytes]]
+#: Opens the log: from a time on, or from its beginning, and whether to follow it to its end.
+#: Raises ClusterError.
+Open = Callable[[datetime | None, bool], Iterable[bytes]]
 
 #: What is kept of a log at most; programs that print more are told so in it.
 MOST_BYTES = 256 * 2**20
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 5.0
-#: A reader of what has ended waits this long for the rest to arrive.
-REST_SECONDS = 20.0
+#: A reader of what has ended waits this long for the rest to arrive, and whoever reads first for
+#: what there is.
+REST_SECONDS, FIRST_SECONDS = 20.0, 5.0
 #: How often a log that is over, but cannot be read, is asked for.
 _LAST_TRIES = 3
 
@@ -47,6 +49,7 @@ class PodLog(threading.Thread):
         self._size = 0
         self._full = False
         self._grown = threading.Condition()
+        self._begun = threading.Event()
         #: Whether all that there is has been read.
         self.complete = False
         #: Why the log could not be read to its end, where that is so.
@@ -58,10 +61,9 @@ class PodLog(threading.Thread):
         """Reads until the program has ended and its log was read once more after that."""
         pause, failures = _FIRST_PAUSE_SECONDS, 0
         while True:
-            over = self._is_over()
-            before = self._size
+            over, first, before = self._is_over(), not self._begun.is_set(), self._size
             try:
-                self._follow()
+                self._read(follow=not (over or first))
                 failures = 0
                 if over:
                     break
@@ -70,31 +72,35 @@ class PodLog(threading.Thread):
                 if over and (failures >= _LAST_TRIES or not _may_come(error)):
                     self.error = str(error)
                     break
+            self._begun.set()
             if self._size > before:
                 pause = _FIRST_PAUSE_SECONDS
-            if not self._is_over():
+            if failures or not (first or self._is_over()):
                 time.sleep(pause)
                 pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
         with self._grown:
             self.complete = True
+            self._begun.set()
             self._grown.notify_all()
 
     def read(self, offset: int, limit: int, *, wait: bool = False) -> bytes:
         """Bytes from an offset; empty at the present end.
 
-        With `wait`, for what has ended: waits until there are bytes, or surely none any more.
+        The first reader waits a moment for what there is. With `wait`, for what has ended: waits
+        until there are bytes, or surely none any more.
         """
+        self._begun.wait(FIRST_SECONDS)
         if wait:
             with self._grown:
                 self._grown.wait_for(lambda: self.complete or self._size > offset, REST_SECONDS)
         return os.pread(self._file, min(limit, max(0, self._size - offset)), offset)
 
-    def _follow(self) -> None:
+    def _read(self, *, follow: bool) -> None:
         """Reads one answer to its end, line by line."""
         mark, repeated = self._last, self._at_last
         kept = b""
         since = None if mark is None else datetime.fromtimestamp(mark[0], UTC)
-        for piece in self._open(since):
+        for piece in self._open(since, follow):
             *lines, kept = (kept + piece).split(b"\n")
             new = []
             for line in lines:

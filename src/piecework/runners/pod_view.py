@@ -71,6 +71,12 @@ class PodView:
                     found[key] = obj
         return list(found.values())
 
+    def runs(self) -> list[str]:
+        """The labels of all runs that have pods."""
+        self._wait_synced()
+        with self._lock:
+            return list(dict.fromkeys([*self._runs, *self._own]))
+
     def note(self, obj: Object) -> None:
         """Takes an object that this process got as an answer, before the watch tells it."""
         run = _run_of(obj)

@@ -1,0 +1,338 @@
+"""Attempts as pods of a real cluster: started, followed, ended, and why.
+
+The keeper is not part of this: the tests open the gates themselves. Machines are started with the
+label and the taint of a pool, as an autoscaler would start them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from piecework.config import Settings
+from piecework.kube.client import POD, PRIORITY_CLASS, AlreadyThereError, Kube, Object
+from piecework.ledger.events import Outcome
+from piecework.plan import labels
+from piecework.plan.choose import plan_job
+from piecework.plan.manifest import INSTANCE_TYPE
+from piecework.plan.price import load_price_book
+from piecework.runners.kubernetes import KubernetesRunner
+from piecework.runners.pod_view import PodView
+from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner
+from piecework.spec.job import Job
+from piecework.spec.pool import Group
+from piecework.spec.pool import Pool as MachinePool
+from testbed import components, faults, hdfs, images, programs
+from testbed.place import Place
+from tests.cluster.conftest import Cluster, StartMachine
+
+TYPE = "m6a.large"
+
+
+@dataclass
+class PoolPlace:
+    """A pool with a machine, a folder of programs, and a runner."""
+
+    kube: Kube
+    pool: MachinePool
+    settings: Settings
+    view: PodView
+    code: Path
+
+    @property
+    def runner(self) -> KubernetesRunner:
+        """A new one each time, as another process would have."""
+        return KubernetesRunner(self.pool, self.settings, view=self.view)
+
+    def request(self, number: int = 1, run: str = "test.job.0a1b2c", **job: Any) -> AttemptRequest:
+        asked = Job.model_validate(job)
+        plan = plan_job(
+            "job",
+            asked,
+            pool=self.pool,
+            prices=load_price_book(self.pool),
+            settings=self.settings,
+        )
+        return AttemptRequest(run, number, plan, Owner("cli"), self.code, "", pipeline="test")
+
+    def start_python(self, program: str, **job: Any) -> str:
+        """Starts a program given as its text, with its gate open."""
+        (self.code / "job.py").write_text(program)
+        return self.start(python="job.py", **job)
+
+    def start(self, **job: Any) -> str:
+        attempt = self.runner.start(self.request(**job)).attempt
+        self.admit(attempt)
+        return attempt
+
+    def pods(self) -> list[Object]:
+        return self.kube.list(POD, self.pool.namespace).items
+
+    def admit(self, attempt: str) -> None:
+        name = labels.pod_name(attempt)
+        change = [{"op": "remove", "path": "/spec/schedulingGates/0"}]
+        assert self.kube.patch(POD, name, change, self.pool.namespace, json_patch=True)
+
+    def wait(
+        self, attempt: str, condition: Callable[[AttemptStatus], object], seconds: float = 90
+    ) -> AttemptStatus:
+        end = time.monotonic() + seconds
+        runner, run = self.runner, attempt.rpartition(".")[0]
+        status = None
+        while time.monotonic() < end:
+            status = runner.status(attempt)
+            if status is not None and condition(status):
+                return status
+            runner.wait_for_change(run, 5)
+        pytest.fail(f"{attempt} is {status}")
+
+    def ended(self, attempt: str, seconds: float = 90) -> AttemptStatus:
+        return self.wait(attempt, lambda status: status.state == "ended", seconds)
+
+    def running(self, attempt: str) -> AttemptStatus:
+        return self.wait(attempt, lambda status: status.state == "running")
+
+    def log(self, attempt: str) -> bytes:
+        runner, data = self.runner, b""
+        while chunk := runner.read_log(attempt, len(data)):
+            data += chunk
+        return data
+
+
+@pytest.fixture
+def cluster_pool(
+    one: Cluster, here: Place, namespace: str, start_machine: StartMachine, tmp_path: Path
+) -> Iterator[PoolPlace]:
+    """A pool with one machine that is there already."""
+    kube = Kube.connect(one.kubeconfig)
+    pool = MachinePool(
+        name="work",
+        provider="asg",
+        kubeconfig=one.kubeconfig,
+        namespace=namespace,
+        image=images.push_base(here, programs.say),
+        groups=(Group(name="work", type=TYPE),),
+    )
+    priority: Object = {"metadata": {"name": "piecework"}, "value": 0, "preemptionPolicy": "Never"}
+    with contextlib.suppress(AlreadyThereError):
+        kube.create(PRIORITY_CLASS, priority)
+    start_machine(
+        TYPE,
+        labels={labels.POOL: pool.name, INSTANCE_TYPE: TYPE},
+        taints=[f"{labels.POOL}={pool.name}:NoSchedule"],
+    )
+    code = tmp_path / "code"
+    code.mkdir()
+    settings = Settings(home=tmp_path / "home", ledger_url=f"sqlite:///{tmp_path}/ledger.sqlite")
+    view = PodView(kube, namespace)
+    place = PoolPlace(kube, pool, settings, view, code)
+    yield place
+    view.close()
+    for pod in place.pods():  # without a keeper nobody takes the finalizers off
+        change = {"metadata": {"finalizers": None}}
+        kube.patch(POD, pod["metadata"]["name"], change, namespace)
+
+
+def test_a_container_runs_as_it_is_and_its_message_is_its_result(
+    cluster_pool: PoolPlace, here: Place, namespace: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "image"
+    folder.mkdir()
+    (folder / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nUSER 1234\n")
+    image = images.build(here, folder, f"user-{namespace}:1", base=images.SHELL)
+    script = 'echo "I am $PIECEWORK_JOB, $1"; echo "{\\"rows\\": 3}" >"$PIECEWORK_RESULT"'
+    request = cluster_pool.request(
+        container={"image": image, "command": ["sh", "-c", script, "sh"]}, args=["$HOME $(HOME)"]
+    )
+    status = cluster_pool.runner.start(request)
+    assert (status.state, status.reason) == ("waiting", "waits for the keeper to admit it")
+    (pod,) = cluster_pool.pods()
+    assert "volumeMounts" not in pod["spec"]["containers"][0]
+    cluster_pool.admit(status.attempt)
+    status = cluster_pool.ended(status.attempt)
+    assert (status.outcome, status.result) == (Outcome.SUCCESS, {"rows": 3})
+    assert cluster_pool.log(status.attempt) == b"I am job, $HOME $(HOME)\n"
+
+
+def test_a_container_that_would_run_as_root_says_so_while_it_waits(
+    cluster_pool: PoolPlace, one: Cluster
+) -> None:
+    attempt = cluster_pool.start(container={"image": one.shell, "command": ["true"]})
+    status = cluster_pool.wait(attempt, lambda s: "runAsNonRoot" in (s.reason or ""))
+    assert status.reason is not None
+    assert status.reason.startswith("its container cannot be made on machine-")
+
+
+def test_python_gets_its_folder_by_a_config_map_and_leaves_result_log_and_use(
+    cluster_pool: PoolPlace,
+) -> None:
+    (cluster_pool.code / "rows.py").write_text("COUNT = 3\n")
+    program = (
+        "import json, os, rows, sys\n"
+        "print('hello', os.getuid(), sys.argv[1])\n"
+        "json.dump({'rows': rows.COUNT}, open(os.environ['PIECEWORK_RESULT'], 'w'))\n"
+    )
+    attempt = cluster_pool.start_python(program, args=["a b"])
+    status = cluster_pool.ended(attempt)
+    assert status.outcome is Outcome.SUCCESS, (status.cause, cluster_pool.log(attempt))
+    assert status.result == {"rows": 3}
+    assert cluster_pool.log(attempt) == b"hello 65532 a b\n"
+    assert status.started_at is not None
+    assert status.ended_at is not None
+    assert len(status.machines) == 1
+    assert cluster_pool.runner.start(cluster_pool.request(python="job.py")) == status
+
+
+def test_a_long_log_arrives_once_and_in_order_however_often_the_api_server_is_restarted(
+    cluster_pool: PoolPlace, here: Place
+) -> None:
+    count = 100_000
+    program = (
+        "import time\n"
+        f"for n in range({count}):\n"
+        "    print(n)\n"
+        f"    if n % 1000 == 0: time.sleep(0.1)\n"
+    )
+    attempt = cluster_pool.start_python(program)
+    cluster_pool.running(attempt)
+    runner, data = cluster_pool.runner, b""
+    restarted = False
+    while True:
+        chunk = runner.read_log(attempt, len(data))
+        data += chunk
+        if not restarted and len(data) > 10_000:
+            restarted = True
+            faults.restart(here, "kube-apiserver")
+        status = runner.status(attempt)
+        if not chunk and status is not None and status.state == "ended":
+            break
+        time.sleep(0.02)
+    assert status.outcome is Outcome.SUCCESS
+    assert data == b"".join(b"%d\n" % n for n in range(count))
+    assert cluster_pool.log(attempt) == data  # read by another process, later
+
+
+def test_out_of_memory_is_told_apart_from_errors(cluster_pool: PoolPlace) -> None:
+    attempt = cluster_pool.start_python(
+        "held = []\nwhile True: held.append(bytearray(64 * 2**20))\n"
+    )
+    status = cluster_pool.ended(attempt)
+    assert status.outcome is Outcome.OUT_OF_MEMORY, status
+    assert status.cause is not None
+    assert status.cause.startswith("used all of its memory of 6")
+
+
+def test_the_exit_code_of_an_error_is_told(cluster_pool: PoolPlace) -> None:
+    status = cluster_pool.ended(cluster_pool.start_python("raise SystemExit(7)"))
+    assert (status.outcome, status.cause, status.exit_code) == (Outcome.ERROR, "exit code 7", 7)
+
+
+def test_a_timeout_ends_the_program(cluster_pool: PoolPlace) -> None:
+    attempt = cluster_pool.start_python("import time; time.sleep(1000)", timeout="5s")
+    status = cluster_pool.ended(attempt)
+    assert status.outcome is Outcome.TIMEOUT, status
+    assert status.cause == "ran longer than its timeout of 5 s"
+
+
+def test_cancelled_while_gated_it_never_runs(cluster_pool: PoolPlace) -> None:
+    attempt = cluster_pool.runner.start(cluster_pool.request(container={"image": "none"})).attempt
+    cluster_pool.runner.cancel(attempt, "by hand")
+    cluster_pool.runner.cancel(attempt, "again")
+    status = cluster_pool.ended(attempt)
+    assert (status.outcome, status.cause, status.started_at) == (
+        Outcome.CANCELLED,
+        "by hand",
+        None,
+    )
+
+
+def test_cancelled_while_it_runs_it_has_its_grace_and_is_no_success(
+    cluster_pool: PoolPlace,
+) -> None:
+    program = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('asked', flush=True), sys.exit(0)))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    attempt = cluster_pool.start_python(program)
+    runner = cluster_pool.runner
+    while b"ready" not in runner.read_log(attempt, 0):
+        runner.wait_for_change("test.job.0a1b2c", 0.2)
+    runner.cancel(attempt, "by hand")
+    status = cluster_pool.ended(attempt)
+    assert (status.outcome, status.cause) == (Outcome.CANCELLED, "by hand")
+    assert cluster_pool.log(attempt) == b"ready\nasked\n"
+
+
+def test_deleted_by_somebody_it_was_interrupted(cluster_pool: PoolPlace) -> None:
+    attempt = cluster_pool.start_python("import time; time.sleep(1000)")
+    cluster_pool.running(attempt)
+    cluster_pool.kube.delete(
+        POD, labels.pod_name(attempt), cluster_pool.pool.namespace, grace_seconds=1
+    )
+    status = cluster_pool.ended(attempt)
+    assert status.outcome is Outcome.INTERRUPTED
+    assert status.cause == "its pod was deleted by somebody"
+
+
+def test_ten_who_start_the_same_attempt_make_one_pod(cluster_pool: PoolPlace) -> None:
+    (cluster_pool.code / "job.py").write_text("print('once')")
+    request = cluster_pool.request(python="job.py")
+    found: list[AttemptStatus] = []
+    together = threading.Barrier(10)
+
+    def start() -> None:
+        runner = KubernetesRunner(cluster_pool.pool, cluster_pool.settings, view=cluster_pool.view)
+        together.wait()
+        found.append(runner.start(request))
+
+    threads = [threading.Thread(target=start) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 10
+    assert len(cluster_pool.pods()) == 1
+    cluster_pool.admit(request.attempt)
+    cluster_pool.ended(request.attempt)
+    assert cluster_pool.log(request.attempt) == b"once\n"
+
+
+def test_an_image_that_is_missing_is_named_while_it_waits(cluster_pool: PoolPlace) -> None:
+    image = f"{cluster_pool.pool.image}-that-is-not-there"
+    attempt = cluster_pool.start(python="job.py", image=image)
+    status = cluster_pool.wait(attempt, lambda s: "cannot be pulled" in (s.reason or ""))
+    assert status.reason is not None
+    assert image in status.reason
+    assert "not found" in status.reason
+    cluster_pool.runner.cancel(attempt, "enough")
+    assert cluster_pool.ended(attempt).outcome is Outcome.CANCELLED
+
+
+@pytest.mark.layer("hdfs")
+def test_code_comes_from_a_store_that_the_pod_reads(cluster_pool: PoolPlace, here: Place) -> None:
+    hdfs.start(here, 1)
+    try:
+        address = hdfs.web_url(here).removeprefix("http://").partition("/")[0]
+        cluster_pool.settings = Settings(
+            home=cluster_pool.settings.home,
+            ledger_url=cluster_pool.settings.ledger_url,
+            store=f"webhdfs://{address}/piecework",
+        )
+        image = images.shipped(here, "python")
+        attempt = cluster_pool.start_python("print('from the store')", image=image)
+        status = cluster_pool.ended(attempt, 240)
+        assert status.outcome is Outcome.SUCCESS, (status, cluster_pool.log(attempt))
+        assert cluster_pool.log(attempt) == b"from the store\n"
+    finally:
+        for component in components.names(here):
+            if component.startswith("hdfs-"):
+                components.stop(here, component)
