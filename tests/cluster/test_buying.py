@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from testbed import aws, faults, kwok, machine, pods, record
+import pytest
+
+from testbed import aws, components, faults, karpenter, kwok, machine, pods, provider, record
 from testbed.api import Api, Object
 from testbed.place import Place
 from tests.cluster.conftest import Cluster, Pool, StartMachine
@@ -45,19 +47,75 @@ def test_the_autoscaler_buys_a_machine_for_a_pod_and_gives_it_back(
     one: Cluster, here: Place, asg_pool: MakePool, namespace: str
 ) -> None:
     pool = asg_pool("m6a.2xlarge")
-    one.api.create(_job(one, namespace, "job", pool, "echo done", cpu="6", memory="20Gi"))
+    script = "sleep 2; echo done"
+    one.api.create(_job(one, namespace, "job", pool, script, cpu="6", memory="20Gi"))
+    name = one.api.wait(
+        "the pod's machine",
+        lambda: (p := one.api.get("Pod", "job", namespace)) and p["spec"].get("nodeName"),
+        120,
+    )
+    node = one.api.get("Node", name)
+    assert node is not None
+    assert node["status"]["capacity"]["cpu"] == "8"
+    assert node["metadata"]["labels"]["test/pool"] == pool.name
+    taint = {"key": "test/pool", "value": pool.name, "effect": "NoSchedule"}
+    assert taint in node["spec"]["taints"]
     ended = _over(one.api, namespace, "job")
     assert pods.exit_code(ended) == 0
     assert one.api.logs("job", namespace) == "done\n"
-    name = ended["spec"]["nodeName"]
     life = record.read(here)[name]
     assert life.type == "m6a.2xlarge"
     assert life.provider_id == f"aws:///{aws.ZONE}/{name}"
-    node = one.api.get("Node", name)
-    assert node is None or node["status"]["capacity"]["cpu"] == "8"
     _gone(here, one.api, name)
     assert aws.instances(here, pool.name) == []
-    assert record.read(here)[name].stopped
+    life = record.read(here)[name]
+    assert life.bought
+    assert life.started
+    assert life.returned
+    assert life.stopped
+    assert life.bought < life.started < life.returned < life.stopped
+
+
+def test_an_interrupted_spot_machine_has_notice_and_its_group_tells_why_it_is_gone(
+    one: Cluster, here: Place, asg_pool: MakePool, namespace: str
+) -> None:
+    pool = asg_pool("m6a.large", spot=True)
+    one.api.create(_job(one, namespace, "job", pool, "sleep 1000"))
+    name = one.api.wait(
+        "the pod to run",
+        lambda: (
+            pods.phase(p := one.api.get("Pod", "job", namespace)) == "Running"
+            and p
+            and p["spec"]["nodeName"]
+        ),
+        120,
+    )
+    faults.interrupt(here, name, 1)
+    _gone(here, one.api, name)
+    (reservation,) = aws.client(here, "ec2").describe_instances(InstanceIds=[name])["Reservations"]
+    (instance,) = reservation["Instances"]
+    assert instance["InstanceLifecycle"] == "spot"
+    assert instance["State"]["Name"] == "terminated"
+    assert instance["StateTransitionReason"].startswith("Server.SpotInstanceTermination")
+    life = record.read(here)[name]
+    assert life.interrupted
+    assert life.returned
+    assert life.interrupted < life.returned
+
+
+@pytest.mark.parametrize("way", ["asg_pool", "karpenter_pool"])
+def test_an_autoscaler_that_was_killed_buys_when_it_is_back(
+    one: Cluster, here: Place, namespace: str, way: str, request: pytest.FixtureRequest
+) -> None:
+    make: MakePool = request.getfixturevalue(way)
+    pool = make()
+    for component in (aws.AUTOSCALER if way == "asg_pool" else karpenter.NAME, provider.NAME):
+        faults.kill(here, component)
+        assert not components.running(here, component)
+    one.api.create(_job(one, namespace, "job", pool, "echo done"))
+    for component in (aws.AUTOSCALER if way == "asg_pool" else karpenter.NAME, provider.NAME):
+        faults.restart(here, component)
+    assert pods.exit_code(_over(one.api, namespace, "job")) == 0
 
 
 def test_a_group_out_of_stock_buys_nothing_and_then_again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import subprocess
 import urllib.error
@@ -11,10 +12,10 @@ from pathlib import Path
 import pytest
 from kubernetes.client.rest import ApiException
 
-from testbed import certificates, control_plane, kubectl, pods
+from testbed import certificates, command, control_plane, kubectl, pods
 from testbed.api import Api
 from testbed.place import Place
-from tests.cluster.conftest import Cluster
+from tests.cluster.conftest import Cluster, StartMachine
 
 
 def _user(here: Place, folder: Path, name: str, groups: tuple[str, ...] = ()) -> Api:
@@ -31,6 +32,20 @@ def test_every_component_says_that_it_is_ready(here: Place) -> None:
     assert {
         name: control_plane.is_ready(here, name) for name in control_plane.NAMES
     } == dict.fromkeys(control_plane.NAMES, True)
+
+
+def test_status_tells_what_runs_and_what_memory_it_uses(
+    here: Place, start_machine: StartMachine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = start_machine()
+    capsys.readouterr()
+    assert command.main(["--name", here.name, "status", "--json"]) == 0
+    told = [item for item in json.loads(capsys.readouterr().out) if item["testbed"] == here.name]
+    names = {item["name"] for item in told}
+    assert {*control_plane.NAMES, "registry", name} <= names
+    assert all(item["memory_bytes"] > 2**20 and item["processes"] for item in told)
+    assert command.main(["--name", here.name, "status"]) == 0
+    assert f"{here.name}: {here.server}" in capsys.readouterr().out
 
 
 def test_a_user_may_do_what_was_granted_and_nothing_else(

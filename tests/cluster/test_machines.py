@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.request
 from pathlib import Path
 
@@ -63,6 +64,22 @@ def test_a_machine_holds_its_pods_to_its_memory(
         for file in ("memory.limit_in_bytes", "memory.max")
     ]
     assert [int(path.read_text()) for path in limits if path.exists()] == [GIBI // 2]
+
+
+def test_a_machine_smaller_than_this_host_is_held_to_its_cpus(
+    one: Cluster, here: Place, start_machine: StartMachine
+) -> None:
+    name = start_machine("t2.micro")  # one vCPU
+    node = one.api.get("Node", name)
+    assert node is not None
+    assert node["status"]["capacity"]["cpu"] == "1"
+    limits = {}
+    for tree in cgroups.hierarchies():
+        for file in ("cpu.cfs_quota_us", "cpu.max"):
+            path = Path(tree, machine.group_of_pods(here, name), file)
+            if path.exists():
+                limits[file] = path.read_text().split()[0]
+    assert set(limits.values()) == {"100000" if (os.cpu_count() or 1) > 1 else "-1"}
 
 
 def test_this_host_reaches_pods_and_pods_reach_this_host(
