@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from piecework.airflow.processes import Identity, members
 from piecework.airflow.publication import publish
 from piecework.config import Settings
 from piecework.runners.local import LocalRunner
-from piecework.runners.runner import AttemptStatus, run_id
+from piecework.runners.runner import AttemptStatus, Runner, run_id, runner_for
+from piecework.spec.pool import load_pools
 from tests.local.attempts import wait_for
 
 #: Longer than anything takes on a busy machine with two cores.
@@ -112,8 +114,13 @@ class World:
     def log(self, dag_id: str, pipeline_run: str, task_id: str, try_number: int = 1) -> list[str]:
         return self.client.task_log(dag_id, pipeline_run, task_id, try_number).splitlines()
 
+    @cached_property
+    def runner(self) -> Runner:
+        """Of the pool that jobs get which name none."""
+        return runner_for(load_pools(self.settings)[self.settings.pool], self.settings)
+
     def attempts(self, dag_id: str, task_id: str, pipeline_run: str) -> list[AttemptStatus]:
-        return LocalRunner(self.settings).attempts(run_id(dag_id, task_id, pipeline_run))
+        return self.runner.attempts(run_id(dag_id, task_id, pipeline_run))
 
     def wait_until_running(self, dag_id: str, task_id: str, pipeline_run: str) -> AttemptStatus:
         def running() -> AttemptStatus | None:
@@ -125,7 +132,7 @@ class World:
 
     def wait_until_ended(self, attempt: AttemptStatus) -> AttemptStatus:
         def ended() -> AttemptStatus | None:
-            found = LocalRunner(self.settings).status(attempt.attempt)
+            found = self.runner.status(attempt.attempt)
             return found if found is not None and found.state == "ended" else None
 
         found: AttemptStatus = wait_for(ended, f"{attempt.attempt} to end", PATIENCE_SECONDS)
