@@ -46,7 +46,7 @@ def start(place: Place, data_nodes: int = 1, progress: Progress = say) -> None:
     replicas = {"dfs.replication": str(min(data_nodes, _MOST_REPLICAS))}
     settings = _write_settings(place, NAME_NODE, replicas)
     if not (place.folder / "hdfs" / "name").exists():
-        _format(settings)
+        _format(place, settings)
     restart(place, NAME_NODE)
     for number in range(data_nodes):
         ports = {
@@ -78,12 +78,8 @@ def restart(place: Place, name: str) -> None:
     if not settings.exists():
         raise TestbedError(f"{name} was never started; run: python -m testbed hdfs")
     node = "namenode.NameNode" if name == NAME_NODE else "datanode.DataNode"
-    components.start(
-        place,
-        name,
-        [_java(), _HEAP, "-XX:+UseSerialGC", "-cp", f"{settings}:{_classes()}",
-         f"org.apache.hadoop.hdfs.server.{node}"],
-    )  # fmt: skip
+    program = f"org.apache.hadoop.hdfs.server.{node}"
+    components.start(place, name, _program(place, _HEAP, settings, program))
 
 
 def wait(place: Place, data_nodes: int, timeout_seconds: float = 60) -> None:
@@ -100,10 +96,8 @@ def wait(place: Place, data_nodes: int, timeout_seconds: float = 60) -> None:
 def command(place: Place, *arguments: str) -> str:
     """Runs `hdfs dfs` with these arguments on this host, by Hadoop's own protocol."""
     settings = place.folder / "hdfs" / f"conf-{NAME_NODE}"
-    return _run(
-        [_java(), "-Xmx128m", "-XX:+UseSerialGC", "-cp", f"{settings}:{_classes()}",
-         "org.apache.hadoop.fs.FsShell", *arguments]
-    )  # fmt: skip
+    shell = _program(place, "-Xmx128m", settings, "org.apache.hadoop.fs.FsShell")
+    return _run([*shell, *arguments])
 
 
 def live_data_nodes(place: Place) -> int:
@@ -187,12 +181,21 @@ def _write_settings(place: Place, name: str, more: dict[str, str]) -> Path:
     return folder
 
 
-def _format(settings: Path) -> None:
-    _run(
-        [_java(), "-cp", f"{settings}:{_classes()}",
-         "org.apache.hadoop.hdfs.server.namenode.NameNode", "-format", "-force",
-         "-nonInteractive"]
-    )  # fmt: skip
+def _format(place: Place, settings: Path) -> None:
+    program = "org.apache.hadoop.hdfs.server.namenode.NameNode"
+    _run([*_program(place, _HEAP, settings, program), "-format", "-force", "-nonInteractive"])
+
+
+def _program(place: Place, heap: str, settings: Path, program: str) -> list[str]:
+    """The beginning of a command that runs one of Hadoop's programs."""
+    temporary = place.folder / "hdfs" / "java"
+    temporary.mkdir(parents=True, exist_ok=True)
+    return [
+        _java(), heap, "-XX:+UseSerialGC",
+        # Jetty unpacks its pages there, and leaves them when it is killed.
+        f"-Djava.io.tmpdir={temporary}", "-XX:-UsePerfData",
+        "-cp", f"{settings}:{_classes()}", program,
+    ]  # fmt: skip
 
 
 def _run(command: list[str]) -> str:
