@@ -10,6 +10,8 @@ from piecework.cli import options, terminal
 from piecework.cli.table import Column, table
 
 if TYPE_CHECKING:
+    from piecework.machines.check.finding import Finding
+    from piecework.machines.check.survey import Cloud
     from piecework.machines.render import Rendering
     from piecework.spec.pool import Pool
 
@@ -96,6 +98,57 @@ def render(
         _print_groups(rendering)
     else:
         _print_objects(rendering)
+
+
+@command.command()
+@click.argument("pool", required=False)
+@options.json_option
+def check(pool: str | None, as_json: bool) -> int:
+    """Look at the cluster and the cloud account of POOL, or of all pools: what would hurt?
+
+    Changes nothing. Exits 1 where something would hurt.
+    """
+    from piecework.machines.check.finding import Severity
+
+    pools = _of_one_cluster(_load(), pool)
+    if not pools:
+        terminal.say("No pool is on a cluster, so there is nothing to check.")
+        return 0
+    found = _look(pools)
+    hurts = any(each.severity > Severity.NOTE for each in found)
+    if as_json:
+        terminal.result_json({"findings": [each.to_json() for each in found]})
+        return 1 if hurts else 0
+    colours = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+    for each in found:
+        word = terminal.style(str(each.severity), fg=colours[each.severity])
+        where = "" if each.pool is None else f"pool {each.pool}: "
+        terminal.result(terminal.printable(f"{word}: {where}{each.what}"))
+        terminal.result(terminal.printable(f"    {each.fix}"))
+    names = ", ".join(each.name for each in pools)
+    if not hurts:
+        terminal.say(f"Nothing would hurt: {names}")
+    return 1 if hurts else 0
+
+
+def _look(pools: list[Pool]) -> list[Finding]:
+    from piecework import clock
+    from piecework.kube.client import Kube
+    from piecework.machines.check.findings import findings
+    from piecework.machines.check.survey import survey
+
+    kube = Kube.connect(pools[0].kubeconfig, pools[0].context)
+    return findings(survey(pools, kube, _cloud_of(pools), clock.now()))
+
+
+def _cloud_of(pools: list[Pool]) -> Cloud | None:
+    """The cloud of the pools; None where no pool is of Auto Scaling groups."""
+    scaled = [pool for pool in pools if pool.provider == "asg"]
+    if not scaled:
+        return None
+    from piecework.machines.check.aws import AwsGroups
+
+    return AwsGroups(scaled)
 
 
 def _load() -> list[Pool]:
