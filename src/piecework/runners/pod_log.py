@@ -39,10 +39,17 @@ Stamp = tuple[int, int]
 class PodLog(threading.Thread):
     """Follows one log. `is_over` says whether the program has ended, so that no more will come."""
 
-    def __init__(self, name: str, open_log: Open, is_over: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        name: str,
+        open_log: Open,
+        is_over: Callable[[], bool],
+        pause_seconds: float = _FIRST_PAUSE_SECONDS,
+    ) -> None:
         super().__init__(daemon=True, name=f"log of {name}")
         self._open = open_log
         self._is_over = is_over
+        self._first_pause = pause_seconds
         self._file, path = tempfile.mkstemp(prefix="piecework-log-")
         Path(path).unlink()
         weakref.finalize(self, os.close, self._file)
@@ -59,7 +66,7 @@ class PodLog(threading.Thread):
 
     def run(self) -> None:
         """Reads until the program has ended and its log was read once more after that."""
-        pause, failures = _FIRST_PAUSE_SECONDS, 0
+        pause, failures = self._first_pause, 0
         while True:
             over, first, before = self._is_over(), not self._begun.is_set(), self._size
             try:
@@ -74,7 +81,7 @@ class PodLog(threading.Thread):
                     break
             self._begun.set()
             if self._size > before:
-                pause = _FIRST_PAUSE_SECONDS
+                pause = self._first_pause
             if failures or not (first or self._is_over()):
                 time.sleep(pause)
                 pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
