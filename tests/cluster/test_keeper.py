@@ -1,78 +1,207 @@
-"""The keeper on a real cluster: admits, records, hands over, gives back; whatever dies meanwhile."""
+"""The keeper on a real cluster: admits, records, hands over, gives back, whatever dies."""
 
 from __future__ import annotations
 
-import itertools
-import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from piecework.ledger.events import Outcome
-from piecework.machines.render import render
-from testbed import karpenter
+from piecework.plan import labels
+from testbed import faults, machine
 from testbed.api import Api
 from testbed.place import Place
+from tests.cluster.cluster_pools import ClusterPool
 from tests.cluster.conftest import Cluster
 from tests.cluster.ground import Ground
 
-_numbers = itertools.count(1)
+MakeGround = Callable[..., Ground]
+_LARGE = {"cpu": 1, "memory": "2Gi"}
+_XLARGE = {"cpu": 3, "memory": "8Gi"}
 
 
 @pytest.fixture
-def make_ground(
-    one: Cluster, here: Place, api: Api, tmp_path: Path
-) -> Iterator[Callable[..., Ground]]:
-    """Makes pools of Karpenter, with all that piecework renders for them."""
-    karpenter.start(here)
+def on_karpenter(
+    one: Cluster,
+    here: Place,
+    api: Api,
+    karpenter_cluster_pool: Callable[..., ClusterPool],
+    tmp_path: Path,
+) -> Iterator[MakeGround]:
+    """Makes a pool of Karpenter; `tables` is more of the keeper's piecework.toml."""
     made: list[Ground] = []
 
-    def make(more: str = "", teams: str = "") -> Ground:
-        name = f"kept-{os.getpid()}-{next(_numbers)}"
-        tables = f"""
-[pools.{name}]
-provider = "karpenter"
-kubeconfig = "{one.kubeconfig}"
-namespace = "{name}"
-types = ["m6a.large", "m6a.xlarge"]
-node_class = {{group = "{karpenter.GROUP}", kind = "KWOKNodeClass", name = "default"}}
-{more}
-{teams}
-"""
-        home = tmp_path / name
-        home.mkdir()
-        ground = Ground(here, api, home, one.shell, name, tables)
-        made.append(ground)
-        rendered = render([ground.pool])
-        api.apply(*rendered.objects)
-        api.wait("its account", lambda: api.get("ServiceAccount", "default", name))
-        return ground
+    def make(more: str = "", tables: str = "") -> Ground:
+        pool = karpenter_cluster_pool(more=more)
+        made.append(Ground(here, api, tmp_path / f"home-{pool.name}", one.shell, pool, tables))
+        return made[-1]
 
     yield make
     for ground in made:
-        ground.cleanup()
-        api.delete("Namespace", ground.pool_name)
+        ground.stop_keepers()
 
 
-MakeGround = Callable[..., Ground]
+@pytest.fixture
+def on_groups(
+    one: Cluster,
+    here: Place,
+    api: Api,
+    asg_cluster_pool: Callable[..., ClusterPool],
+    tmp_path: Path,
+) -> Iterator[MakeGround]:
+    """Makes a pool of Auto Scaling groups."""
+    made: list[Ground] = []
+
+    def make(more: str = "", tables: str = "", **options: Any) -> Ground:
+        pool = asg_cluster_pool(more=more, **options)
+        made.append(Ground(here, api, tmp_path / f"home-{pool.name}", one.shell, pool, tables))
+        return made[-1]
+
+    yield make
+    for ground in made:
+        ground.stop_keepers()
 
 
 def test_a_run_gets_a_machine_of_its_own_which_is_given_back_and_billed(
-    make_ground: MakeGround,
+    on_karpenter: MakeGround,
 ) -> None:
-    ground = make_ground()
+    ground = on_karpenter()
     ground.start_keeper()
     attempt = ground.submit("one", "echo hello; sleep 2")
     ended = ground.ended(attempt)
     assert (ended.outcome, ended.exit_code) == (Outcome.SUCCESS, 0)
     ground.read(attempt)
-    (machine,) = ground.machines_gone()
-    assert machine.bought_for == attempt
-    assert [occupancy.attempt for occupancy in machine.occupancies] == [attempt]
-    assert machine.gone_cause == "returned"
-    assert machine.released_at is not None
-    assert machine.instance_type == "m6a.large"
-    assert ended.machines == (machine.id,)
+    (bought,) = ground.machines_gone()
+    assert bought.bought_for == attempt
+    assert [occupancy.attempt for occupancy in bought.occupancies] == [attempt]
+    assert bought.gone_cause == "returned"
+    assert bought.released_at is not None
+    assert bought.instance_type == "m6a.large"
+    assert ended.machines == (bought.id,)
     ground.check_ledger()
     ground.api.wait("its pod to be gone", lambda: not ground.pods(attempt), 30)
+
+
+def test_an_idle_machine_is_handed_over_and_limits_are_kept(on_karpenter: MakeGround) -> None:
+    ground = on_karpenter("max_machines = 1")
+    ground.start_keeper()
+    first = ground.submit("first", "sleep 3")
+    second = ground.submit("second", "sleep 1")
+    urgent = ground.submit("urgent", "sleep 1", priority=5)
+    ground.api.wait(
+        "the reason to wait",
+        lambda: "is at its limit of 1 machine" in str(ground.waiting_reason(second)),
+        60,
+    )
+    for attempt in (first, urgent, second):
+        assert ground.ended(attempt).outcome is Outcome.SUCCESS
+        ground.read(attempt)
+    larger = ground.submit("larger", "true", machine=_XLARGE)
+    assert ground.ended(larger).outcome is Outcome.SUCCESS
+    ground.read(larger)
+    machines = ground.machines_gone()
+    by_type = {machine.instance_type: machine for machine in machines}
+    assert len(machines) == 2
+    handed = [occupancy.attempt for occupancy in by_type["m6a.large"].occupancies]
+    assert handed == [first, urgent, second]
+    # The smaller one was in its way: it went before its minimum was used up.
+    assert by_type["m6a.large"].release_reason is not None
+    assert "its place was needed" in by_type["m6a.large"].release_reason
+    assert by_type["m6a.large"].gone_at is not None
+    assert by_type["m6a.xlarge"].requested_at is not None
+    assert by_type["m6a.large"].gone_at <= by_type["m6a.xlarge"].requested_at
+    ground.check_ledger()
+
+
+def test_another_keeper_takes_over_and_nothing_is_lost_or_written_twice(
+    on_karpenter: MakeGround,
+) -> None:
+    ground = on_karpenter()
+    killed = ground.start_keeper("first")
+    attempt = ground.submit("long", "sleep 25")
+    ground.wait_running(attempt)
+    ground.start_keeper("second")
+    killed.kill()
+    began = time.monotonic()
+    ground.api.wait(
+        "the other one", lambda: "second is the keeper now" in ground.keeper_log("second")
+    )
+    assert time.monotonic() - began < 15
+    assert ground.ended(attempt).outcome is Outcome.SUCCESS
+    # Nobody keeps while this one ends, and its machine is lost.
+    late = ground.submit("late", "sleep 3")
+    ground.wait_running(late)
+    ground.stop_keepers()
+    time.sleep(8)
+    node = ground.wait_bound(late)
+    claim = ground.claim_on(node)
+    ground.api.delete("NodeClaim", claim, api_version="karpenter.sh/v1")
+    ground.api.wait("its machine to be gone", lambda: node not in machine.names(ground.here), 60)
+    time.sleep(2)
+    ground.start_keeper("third")
+    assert ground.ended(late).outcome is Outcome.SUCCESS
+    for name in (attempt, late):
+        ground.read(name)
+    assert len(ground.machines_gone()) <= 2
+    ground.check_ledger()
+
+
+def test_machines_that_never_join_and_pods_that_nobody_owns_are_ended(
+    on_karpenter: MakeGround,
+) -> None:
+    ground = on_karpenter('join_timeout = "15s"\nstart_timeout = "8s"\npull_timeout = "5s"')
+    faults.never_join(ground.here, ground.made.name, 1)
+    ground.start_keeper()
+    waits = ground.submit("waits", "true")
+    ended = ground.ended(waits)
+    assert ended.outcome is Outcome.NEVER_STARTED
+    assert "no machine within 8s" in str(ended.cause)
+    (never,) = ground.machines_gone()
+    assert never.gone_cause in ("never-joined", "returned")
+    assert never.joined_at is None
+    bad = ground.submit("bad", "true", container={"image": f"{ground.shell}-missing"})
+    ended = ground.ended(bad)
+    assert ended.outcome is Outcome.NEVER_STARTED
+    assert "image pull" in str(ended.cause)
+    gated = ground.submit("cancelled", "sleep 100")
+    ground.wait_running(gated)
+    ground.cancel(gated)
+    assert ground.ended(gated).outcome is Outcome.CANCELLED
+    for attempt in (waits, bad, gated):
+        ground.read(attempt)
+    ground.machines_gone()
+    ground.check_ledger()
+
+
+def test_a_group_buys_for_a_run_and_its_machine_is_given_back_and_billed(
+    on_groups: MakeGround,
+) -> None:
+    ground = on_groups()
+    ground.start_keeper()
+    attempts = [ground.submit(f"job-{number}", "sleep 2") for number in range(2)]
+    for attempt in attempts:
+        assert ground.ended(attempt).outcome is Outcome.SUCCESS
+        ground.read(attempt)
+    machines = ground.machines_gone()
+    shared = [occupancy for machine in machines for occupancy in machine.occupancies]
+    assert sorted(occupancy.attempt for occupancy in shared) == sorted(attempts)
+    ground.check_ledger()
+
+
+def test_uninstalling_leaves_no_finalizer_behind(on_karpenter: MakeGround) -> None:
+    ground = on_karpenter()
+    ground.start_keeper()
+    attempt = ground.submit("left", "sleep 60")
+    ground.wait_running(attempt)
+    gated = ground.submit("gated", "true", machine=_XLARGE)
+    ground.stop_keepers(signal.SIGTERM)
+    said = ground.run("keeper", "--uninstall")
+    assert "runs" in said
+    objects = [*ground.pods(attempt), *ground.pods(gated), *ground.claims()]
+    assert objects
+    for item in objects:
+        assert labels.FINALIZER not in item["metadata"].get("finalizers", ())

@@ -201,7 +201,7 @@ def read_node(node: Mapping[str, Any]) -> NodeSeen:
 
 def is_spot(named: Mapping[str, str]) -> bool:
     """Whether a machine's labels say that it is spot capacity."""
-    kinds = ("karpenter.sh/capacity-type", "eks.amazonaws.com/capacityType")
+    kinds = (labels.CAPACITY, "karpenter.sh/capacity-type", "eks.amazonaws.com/capacityType")
     return any(named.get(kind, "").lower() == "spot" for kind in kinds)
 
 

@@ -8,7 +8,7 @@ letting one be bought; one that does not fit and is in the way is given back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -36,10 +36,16 @@ class _Round:
     behind: dict[str, int] = field(default_factory=dict)
 
 
-def admit(snapshot: Snapshot) -> list[Action]:
-    """Admissions, idle machines that are given back to make room, and why others wait."""
-    state = _Round(snapshot, count_taken(snapshot))
-    for attempt in in_order(snapshot.attempts.values()):
+def admit(
+    snapshot: Snapshot, ending: Collection[str] = (), leaving: Collection[str] = ()
+) -> list[Action]:
+    """Admissions, idle machines that are given back to make room, and why others wait.
+
+    `ending` are attempts that are being ended, `leaving` machines that are being given back.
+    """
+    state = _Round(snapshot, count_taken(snapshot, leaving))
+    left = [attempt for name, attempt in snapshot.attempts.items() if name not in ending]
+    for attempt in in_order(left):
         pool = snapshot.pools.get(attempt.first.pool)
         if pool is None:
             continue
@@ -180,7 +186,7 @@ def _preference(
     return snapshot.run_of(machine) != attempt.first.run, -launched, machine.id
 
 
-def tell(snapshot: Snapshot, attempt: AttemptSeen, reason: str) -> list[Action]:
+def tell(snapshot: Snapshot, attempt: AttemptSeen, reason: str) -> list[TellWaiting]:
     """Writes the reason on the attempt's first pod, unless it says so already.
 
     Where only the place in the queue has changed, it waits since the same time.

@@ -22,7 +22,7 @@ def decide(snapshot: Snapshot, recorded: Collection[str] = frozenset()) -> list[
     ended = [action for finding in find_orphans(snapshot) for action in finding.actions]
     leaving = {a.machine.id for a in ended if isinstance(a, Release | GiveBack)}
     ending = {a.attempt.id for a in ended if isinstance(a, EndAttempt)}
-    admitted = [a for a in admit(snapshot) if not _concerns(a, ending, leaving)]
+    admitted = admit(snapshot, ending, leaving)
     handed = {m.id for a in admitted if isinstance(a, Admit) for m in a.handed}
     returned = {a.machine.id for a in admitted if isinstance(a, Release)}
     return [
@@ -30,17 +30,10 @@ def decide(snapshot: Snapshot, recorded: Collection[str] = frozenset()) -> list[
         *ended,
         *admitted,
         *_return_at_once(admitted),
-        *[a for a in explain(snapshot) if not _concerns(a, ending, leaving)],
+        *(action for action in explain(snapshot) if action.pod.attempt not in ending),
         *give_back(snapshot, handed | leaving | returned),
         *finish(snapshot, recorded),
     ]
-
-
-def _concerns(action: Action, attempts: Collection[str], machines: Collection[str]) -> bool:
-    if isinstance(action, Admit):
-        taken = any(machine.id in machines for machine in action.handed)
-        return taken or action.attempt.id in attempts
-    return isinstance(action, Release) and action.machine.id in machines
 
 
 def _return_at_once(actions: list[Action]) -> list[Action]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from piecework.keeper.cluster.actions import Action
+from piecework.keeper.cluster.actions import TellWaiting
 from piecework.keeper.cluster.admit import tell
 from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen, Snapshot
 from piecework.machines.provider import MachineSeen
@@ -18,9 +18,9 @@ from piecework.machines.provider import MachineSeen
 QUIET = timedelta(seconds=3)
 
 
-def explain(snapshot: Snapshot) -> list[Action]:
+def explain(snapshot: Snapshot) -> list[TellWaiting]:
     """What is to be told about admitted attempts that do not run."""
-    actions: list[Action] = []
+    actions: list[TellWaiting] = []
     by_run: dict[str, list[MachineSeen]] = {}
     for machine in snapshot.machines.values():
         if machine.gone_at is None and machine.released_at is None:

@@ -7,7 +7,7 @@ what its runs hold. Admission adds to it what it admits, so that a tick never ad
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -52,8 +52,8 @@ class Taken:
             self.idle[machine.pool].remove(machine)
 
 
-def count_taken(snapshot: Snapshot) -> Taken:
-    """What is taken, and what is idle."""
+def count_taken(snapshot: Snapshot, leaving: Collection[str] = ()) -> Taken:
+    """What is taken, and what is idle; machines that are `leaving` are not."""
     taken = Taken()
     alive = [m for m in snapshot.machines.values() if m.gone_at is None]
     for machine in alive:
@@ -73,7 +73,8 @@ def count_taken(snapshot: Snapshot) -> Taken:
         for pod in promised:
             price = None if pod.request is None else pod.request.usd_per_hour
             taken.pool(name).add(1, price)
-        taken.idle[name] = [m for m in idle if is_usable(snapshot, m)]
+        usable = [m for m in idle if is_usable(snapshot, m) and m.id not in leaving]
+        taken.idle[name] = usable
     return taken
 
 

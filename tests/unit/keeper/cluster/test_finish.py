@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from piecework.keeper.cluster.actions import (
+    ForgetMachine,
+    MarkRecorded,
+    RemovePod,
+    StampMachine,
+)
+from piecework.keeper.cluster.decide import decide
+from piecework.keeper.cluster.finish import find_buyer, finish, stamp
+from tests.unit.keeper.cluster.worlds import at, attempt, machine, pod, waiting, world
+
+_RECORDED = {"piecework.dev/recorded": "true"}
+_READ = {**_RECORDED, "piecework.dev/seen": "true"}
+_ENDED = {"node": "node-m", "started": -30, "ended": -5}
+
+
+def test_a_pod_is_kept_until_its_end_is_in_the_ledger() -> None:
+    snapshot = world([attempt(pod("run", **_ENDED))], [machine("m")])
+    assert finish(snapshot, set()) == []
+    (mark,) = finish(snapshot, {"run.abc.1"})
+    assert isinstance(mark, MarkRecorded)
+
+
+def test_a_pod_waits_for_its_log_to_be_kept_but_not_for_ever() -> None:
+    waits = world([attempt(pod("run", **_ENDED))], keeps_logs=True)
+    assert finish(waits, {"run.abc.1"}) == []
+    kept = attempt(pod("run", **_ENDED))
+    snapshot = world([kept], keeps_logs=True, logs=frozenset({kept.first.uid}))
+    assert isinstance(finish(snapshot, {"run.abc.1"})[0], MarkRecorded)
+    late = attempt(pod("run", node="node-m", started=-30, ended=-11))
+    assert isinstance(finish(world([late], keeps_logs=True), {"run.abc.1"})[0], MarkRecorded)
+
+
+def test_a_recorded_pod_goes_when_it_was_read() -> None:
+    unread = world([attempt(pod("run", **_ENDED, annotations=_RECORDED))])
+    assert finish(unread, {"run.abc.1"}) == []
+    read = world([attempt(pod("run", **_ENDED, annotations=_READ))])
+    assert isinstance(finish(read, {"run.abc.1"})[0], RemovePod)
+
+
+def test_a_recorded_pod_goes_when_nobody_waits_for_it() -> None:
+    over = world(
+        [attempt(pod("run", **_ENDED, annotations=_RECORDED))],
+        owners_over={"run.abc.1": "the task is gone"},
+    )
+    (removal,) = finish(over, {"run.abc.1"})
+    assert isinstance(removal, RemovePod)
+    old = {"node": "node-m", "started": -4000, "ended": -3601}
+    late = world([attempt(pod("run", **old, annotations=_RECORDED))])
+    assert isinstance(finish(late, {"run.abc.1"})[0], RemovePod)
+
+
+def test_a_recorded_pod_that_its_operator_deletes_goes_at_once() -> None:
+    leaving = pod("run", **_ENDED, annotations=_RECORDED, deleting=-1)
+    (removal,) = finish(world([attempt(leaving)]), {"run.abc.1"})
+    assert isinstance(removal, RemovePod)
+
+
+def test_a_machine_is_let_go_when_its_end_is_in_the_ledger() -> None:
+    gone = machine("m", gone_at=at(-1))
+    assert finish(world(machines=[gone]), set()) == []
+    assert finish(world(machines=[gone]), {"m"}) == [ForgetMachine(gone)]
+
+
+def test_a_new_machine_is_stamped_with_the_attempt_that_it_was_bought_for() -> None:
+    bought = machine("m", run="run-abc", attempt=None, held=False, requested_at=at(-1))
+    first = attempt(pod("run", admitted=-2))
+    assert stamp(world([first], [bought])) == [StampMachine(bought, "run.abc.1")]
+    held = machine("m", run="run-abc", attempt="run.abc.1")
+    assert stamp(world([first], [held])) == []
+
+
+def test_a_machine_was_bought_for_the_attempt_that_was_admitted_before_it() -> None:
+    bought = machine("m", run="run-abc", attempt=None, requested_at=at(-10))
+    later = attempt(pod("run", admitted=-2))
+    assert find_buyer(world([later], [bought]), bought) is None
+
+
+def test_what_ends_is_not_admitted_and_what_is_admitted_is_not_given_back() -> None:
+    idle = machine("m", launched_at=at(-500))
+    over = waiting("over")
+    snapshot = world([over, waiting("next")], [idle], owners_over={"over.abc.1": "it is over"})
+    assert [str(action) for action in decide(snapshot)] == [
+        "end over.abc.1 (cancelled): it is over",
+        "admit next.abc.1: it takes over m",
+    ]
