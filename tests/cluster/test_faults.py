@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from testbed import (
+    command,
     components,
     control_plane,
     faults,
@@ -14,6 +17,7 @@ from testbed import (
     pods,
     record,
     registry,
+    wishes,
 )
 from testbed.api import Object, is_ready
 from testbed.errors import TestbedError
@@ -186,6 +190,29 @@ def test_a_frozen_scheduler_places_no_pod_until_it_thaws(
     placed = one.api.get("Pod", "waits", namespace)
     assert placed is not None
     assert placed["spec"]["nodeName"] == name
+
+
+def test_faults_are_commands_too(
+    here: Place, start_machine: StartMachine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> None:
+        assert command.main(["--name", here.name, *arguments]) == 0
+
+    run("fault", "slow-boot", "some-pool", "30")
+    run("fault", "never-join", "some-pool", "2")
+    wished = wishes.read(here, "some-pool")
+    assert (wished.boot_seconds, wished.never_join) == (30, 2)
+    run("fault", "kill", "kube-scheduler")
+    assert not components.running(here, "kube-scheduler")
+    run("start", "kube-scheduler")
+    assert control_plane.is_ready(here, "kube-scheduler")
+    name = start_machine()
+    run("fault", "kill-machine", name)
+    capsys.readouterr()
+    run("machines", "--json")
+    told = {life["machine"]: life for life in json.loads(capsys.readouterr().out)}
+    assert told[name]["why"] == "died"
+    assert told[name]["stopped"]
 
 
 def test_an_unknown_component_is_named_with_those_there_are(here: Place) -> None:
