@@ -6,6 +6,7 @@ it runs and its bill on stdout. Attempts are repeated by the same rule as in a p
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from piecework.cli.pipeline_run import Ended, name_pipeline_run, read_runs, tell
 from piecework.cli.planning import find_pool, plan_alone
 from piecework.cli.reading import wait_until_recorded
 from piecework.config import Settings
+from piecework.errors import ClusterError
+from piecework.ledger.events import Outcome
 from piecework.plan.plan import History, Plan
 from piecework.runners.retry import next_step
 from piecework.runners.runner import (
@@ -42,6 +45,8 @@ from piecework.units import Memory
 
 _PAUSE_SECONDS = 0.1
 _CANCEL_SECONDS = 60.0
+#: How long a cluster may not answer before a start is given up.
+_SILENCE_SECONDS, _SILENCE_PAUSE_SECONDS = 60.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -116,13 +121,13 @@ def run_alone(
     )
     tell = teller(settings, as_json)
     try:
-        _attempt_until_done(alone, runner)
+        last = _attempt_until_done(alone, runner)
     except KeyboardInterrupt:
         with cleaning_up(f"{run} may still run; `piecework cancel {run}` ends it"):
             _cancel(runner, run)
             tell(_settle(alone))
         raise
-    ended = _settle(alone)
+    ended = _settle(alone, last.outcome)
     tell(ended)
     return ended.exit_code
 
@@ -146,8 +151,11 @@ def template_context(
     }
 
 
-def _attempt_until_done(alone: _Alone, runner: Runner) -> None:
-    """Attempts the job until a rule says that it is over; its log goes to stderr meanwhile."""
+def _attempt_until_done(alone: _Alone, runner: Runner) -> AttemptStatus:
+    """Attempts the job until a rule says that it is over; returns how the last attempt ended.
+
+    Its log goes to stderr meanwhile.
+    """
     ended: list[AttemptStatus] = []
     memory: Memory | None = None
     while True:
@@ -161,19 +169,34 @@ def _attempt_until_done(alone: _Alone, runner: Runner) -> None:
         )
         _announce(alone, plan, len(ended) + 1)
         request = alone.request(len(ended) + 1, plan)
-        runner.start(request)
+        _start(runner, request)
         output = LogOutput(sys.stderr)
         follow_attempt(runner, request.attempt, output)
         output.end()
         status = runner.status(request.attempt)
         assert status is not None
-        runner.acknowledge(request.attempt)
+        with contextlib.suppress(ClusterError):  # then the keeper finds out by waiting
+            runner.acknowledge(request.attempt)
         ended.append(status)
         step = next_step(alone.job, ended, repeat_errors=True)
         if step.ending is not None:
-            return
+            return status
         terminal.step(f"trying again: {terminal.one_line(step.why)}")
         memory = step.memory
+
+
+def _start(runner: Runner, request: AttemptRequest) -> None:
+    """Starts the attempt; a cluster that does not answer for a moment is asked again."""
+    end = time.monotonic() + _SILENCE_SECONDS
+    while True:
+        try:
+            runner.start(request)
+        except ClusterError as error:
+            if not error.retryable or time.monotonic() > end:
+                raise
+            time.sleep(_SILENCE_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _announce(alone: _Alone, plan: Plan, number: int) -> None:
@@ -202,10 +225,10 @@ def _cancel(runner: Runner, run: str) -> None:
         time.sleep(_PAUSE_SECONDS)
 
 
-def _settle(alone: _Alone) -> Ended:
-    """What the ledger knows of the run."""
+def _settle(alone: _Alone, outcome: Outcome | None = None) -> Ended:
+    """What the ledger knows of the run, which has ended so."""
     if alone.pool.on_cluster:
         wait_until_recorded(alone.settings, [alone.run])
     runs = read_runs(alone.settings, alone.pipeline, alone.pipeline_run)
-    outcome = bill.pipeline_outcome(runs)
-    return Ended(alone.pipeline.name, alone.pipeline_run, outcome, tuple(runs))
+    how = bill.pipeline_outcome(runs) if outcome is None else str(outcome)
+    return Ended(alone.pipeline.name, alone.pipeline_run, how, tuple(runs))

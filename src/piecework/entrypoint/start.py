@@ -44,8 +44,11 @@ class Machine:
 
     @property
     def cores(self) -> int:
-        """Whole cores: how many threads can do something at the same time. At least 1."""
-        return max(1, int(self.cpus))
+        """Whole cores: how many threads can do something at the same time. At least 1.
+
+        On a cluster a machine of 4 cores gives its job 3.9 and limits none of them: that is 4.
+        """
+        return max(1, round(self.cpus))
 
 
 @dataclass(frozen=True)
