@@ -5,12 +5,13 @@ One platform, with the keeper that it brings up, serves all tests here: its star
 
 from __future__ import annotations
 
+import json
 import os
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from piecework.airflow import platform
 from piecework.airflow.configuration import KEEPER
 from piecework.config import Settings
 from piecework.ledger.events import Outcome
-from piecework.machines.render import render
 from piecework.plan import labels
 from piecework.runners.runner import AttemptStatus, run_id, runner_for
 from piecework.spec.pool import load_pools
-from testbed import faults, images, karpenter, wishes
+from testbed import faults, images, wishes
 from testbed.api import Object
+from tests.cluster.cluster_pools import make_karpenter_pool, remove, settings_from
 from tests.cluster.conftest import Cluster
 from tests.cluster.ground import Ground
 from tests.local.airflow_platform import PATIENCE_SECONDS, World
@@ -50,7 +51,7 @@ class Bought:
     image: str
 
     def publish(self, name: str, script: str, more: str = "") -> str:
-        job = f"container: {{image: '{self.image}', command: [sh, -c, {script!r}]}}"
+        job = f"container: {{image: '{self.image}', command: [sh, -c, {json.dumps(script)}]}}"
         return self.world.publish(f"job: {name}\n{job}\n{textwrap.dedent(more)}")
 
     def status(
@@ -93,49 +94,48 @@ class Bought:
         wait_for(look, f"nothing to be left of {label}", _GONE_SECONDS)
 
 
+class Written(Ground):
+    """A Ground whose piecework.toml is written once: the platform's processes read it."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        return settings_from(f"{self.more}\n{self.made.keeper_tables}", self.home)
+
+
 @contextmanager
 def start_bought(one: Cluster, root: Path) -> Iterator[Bought]:
     """Renders and applies the pools, brings the platform up, and takes all of it down again."""
     here = one.place
     assert here is not None
-    karpenter.start(here)
-    folder = root / "image"
+    folder, code = root / "image", root / "code"
     folder.mkdir(parents=True)
+    code.mkdir()
     (folder / "Dockerfile").write_text(_DOCKERFILE)
     image = images.build(here, folder, "job:1", base=images.SHELL)
-    names = [f"{kind}-{os.getpid()}" for kind in ("wide", "narrow")]
     python = images.push_base(here, lambda _: None)
-    tables = f'pool = "{names[0]}"\n' + "".join(
-        f"""
-[pools.{name}]
-provider = "karpenter"
-kubeconfig = "{one.kubeconfig}"
-namespace = "{name}"
-image = "{python}"
-types = ["m6a.large"]
-max_machines = {limit}
-node_class = {{group = "{karpenter.GROUP}", kind = "KWOKNodeClass", name = "default"}}
-"""
-        for name, limit in zip(names, (3, 1), strict=True)
-    )
-    home, code = root / "home", root / "code"
-    home.mkdir()
-    code.mkdir()
-    wide, narrow = (Ground(here, one.api, home, one.shell, name, tables) for name in names)
-    settings: Settings = wide.settings
-    for ground in (wide, narrow):
-        one.api.apply(*render([ground.pool]).objects)
-        account = partial(one.api.get, "ServiceAccount", "default", ground.pool_name)
-        one.api.wait("its account", account)
+    made = []
     try:
-        platform.up(settings)
-        yield Bought(World(settings, code, platform.connect(settings)), wide, narrow, image)
+        for name, limit in ((f"wide-{os.getpid()}", 3), (f"narrow-{os.getpid()}", 1)):
+            more = f'image = "{python}"\nmax_machines = {limit}'
+            pool = make_karpenter_pool(here, one.api, name, root / name, ["m6a.large"], more)
+            # One platform submits and keeps, so it needs the rights of both.
+            tables = pool.tables.replace(str(pool.submitter_kubeconfig), str(here.admin))
+            made.append(replace(pool, keeper_tables=tables))
+        first, second = made
+        more = f'pool = "{first.name}"\n{second.keeper_tables}'
+        wide, narrow = (
+            Written(here, one.api, root / "home", one.shell, pool, more) for pool in made
+        )
+        narrow.settings = settings = wide.settings
+        try:
+            platform.up(settings)
+            yield Bought(World(settings, code, platform.connect(settings)), wide, narrow, image)
+        finally:
+            platform.down(settings)
+            wishes.clear(here)
     finally:
-        platform.down(settings)
-        wishes.clear(here)
-        for ground in (wide, narrow):
-            ground.cleanup()
-            one.api.delete("Namespace", ground.pool_name)
+        for pool in made:
+            remove(here, one.api, pool)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_a_pipeline_runs_on_bought_machines_with_results_and_logs(bought: Bought
             python: told.py
             args: ["{{{{ params.who }}}}"]
           second:
-            container: {{image: "{bought.image}", command: [sh, -c, {script!r}]}}
+            container: {{image: "{bought.image}", command: [sh, -c, {json.dumps(script)}]}}
             args: ["{{{{ ti.xcom_pull('first')['who'] }}}}"]
             after: [first]
     """)
@@ -187,14 +187,14 @@ def test_status_shows_the_keeper(bought: Bought) -> None:
 
 def test_a_task_that_fails_while_gated_waiting_or_running_leaves_nothing(bought: Bought) -> None:
     world, narrow = bought.world, bought.narrow
-    on_narrow = f"pool: {narrow.pool_name}\n"
+    on_narrow = f"pool: {narrow.made.name}\n"
     holder = bought.publish("holding", "sleep 600", on_narrow)
     held = world.request(holder)
-    bought.wait_until("running", holder, "holding", held, narrow.pool_name)
+    bought.wait_until("running", holder, "holding", held, narrow.made.name)
 
     gated = bought.publish("gated", "sleep 600", on_narrow)
     run = world.request(gated)
-    bought.wait_until("waits: 1 machine", gated, "gated", run, narrow.pool_name)
+    bought.wait_until("waits: 1 machine", gated, "gated", run, narrow.made.name)
     world.client.mark_task(gated, run, "gated", "failed")
     bought.nothing_left(gated, "gated", run)
 
@@ -202,7 +202,7 @@ def test_a_task_that_fails_while_gated_waiting_or_running_leaves_nothing(bought:
     bought.nothing_left(holder, "holding", held)
 
     here = narrow.here
-    faults.never_join(here, narrow.pool_name, -1)
+    faults.never_join(here, narrow.made.name, -1)
     waiting = bought.publish("waiting", "sleep 600", on_narrow)
     run = world.request(waiting)
     wait_for(narrow.claims, "a machine to be bought", PATIENCE_SECONDS)
