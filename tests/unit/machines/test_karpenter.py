@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from piecework.kube.client import Kube
+from piecework.machines.karpenter import Karpenter, read_claim, release_claim
+from piecework.plan import labels
+from piecework.spec.pool import Pool
+from tests.unit.kube.server import Server, found, refused
+
+POOL = Pool.model_validate({"name": "spot", "provider": "karpenter"})
+
+
+def _time(second: int) -> datetime:
+    return datetime(2026, 11, 24, 12, 0, second, tzinfo=UTC)
+
+
+def _text(second: int) -> str:
+    return f"2026-11-24T12:00:{second:02}Z"
+
+
+def _claim(
+    *conditions: tuple[str, int], version: str = "1", deleting: int | None = None, **more: Any
+) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "name": "spot-abcde",
+        "resourceVersion": version,
+        "creationTimestamp": _text(0),
+        "labels": {
+            labels.POOL: "spot",
+            labels.RUN: "delays-1",
+            "node.kubernetes.io/instance-type": "m6a.large",
+            "karpenter.sh/capacity-type": "spot",
+        },
+        "annotations": {},
+        "finalizers": ["karpenter.sh/termination", labels.FINALIZER],
+        **more,
+    }
+    if deleting is not None:
+        metadata["deletionTimestamp"] = _text(deleting)
+    told = [
+        {"type": name, "status": "True", "lastTransitionTime": _text(second)}
+        for name, second in conditions
+    ]
+    return {"metadata": metadata, "spec": {}, "status": {"conditions": told, "nodeName": "node"}}
+
+
+LIFE = (("Launched", 1), ("Registered", 9), ("Initialized", 10))
+
+
+def test_conditions_tell_a_machines_life() -> None:
+    machine = read_claim(_claim(*LIFE), POOL)
+    assert (machine.requested_at, machine.launched_at) == (_time(0), _time(1))
+    assert (machine.joined_at, machine.ready_at) == (_time(9), _time(10))
+    assert (machine.run, machine.instance_type, machine.spot) == ("delays-1", "m6a.large", True)
+    assert machine.state == "ready"
+    assert machine.held
+
+
+def test_a_machine_that_drains_is_paid_for_until_its_instance_terminates() -> None:
+    assert read_claim(_claim(*LIFE, deleting=30), POOL).gone_at is None
+    ended = read_claim(_claim(*LIFE, ("InstanceTerminating", 36), deleting=30), POOL)
+    assert ended.gone_at == _time(36)
+    assert ended.state == "gone"
+
+
+def test_a_claim_that_karpenter_has_done_with_is_gone_since_its_deletion() -> None:
+    vanished = _claim(*LIFE, deleting=30, finalizers=[labels.FINALIZER])
+    assert read_claim(vanished, POOL).gone_at == _time(30)
+
+
+def test_marks_of_the_keeper_are_read_back() -> None:
+    noted = {
+        labels.RELEASED: "2026-11-24T12:00:20Z nobody needs it",
+        labels.ATTEMPT: "flights.delays.1.1",
+        "piecework.dev/interrupted": _text(15),
+    }
+    machine = read_claim(_claim(*LIFE, annotations=noted), POOL)
+    assert (machine.released_at, machine.release_reason) == (_time(20), "nobody needs it")
+    assert machine.attempt == "flights.delays.1.1"
+    assert machine.interrupted_at == _time(15)
+
+
+def test_the_run_is_read_from_the_requirements_where_no_label_says_it() -> None:
+    claim = _claim()
+    del claim["metadata"]["labels"][labels.RUN]
+    required = [{"key": labels.RUN, "operator": "In", "values": ["delays-1"]}]
+    claim["spec"]["requirements"] = required
+    assert read_claim(claim, POOL).run == "delays-1"
+
+
+def test_why_a_machine_cannot_be_bought_is_told() -> None:
+    claim = _claim()
+    failed = {"type": "Launched", "status": "Unknown", "reason": "LaunchFailed", "message": "no"}
+    claim["status"]["conditions"] = [failed]
+    claims = {"c": claim}
+    karpenter = Karpenter(Kube(Server()), [POOL], lambda: claims)
+    assert [machine.problem for machine in karpenter.machines({})] == ["no"]
+    assert karpenter.failures("spot") == "no"
+    assert karpenter.failures("other") is None
+
+
+def test_machines_of_pools_that_it_does_not_keep_are_left_out() -> None:
+    other = _claim()
+    other["metadata"]["labels"][labels.POOL] = "other"
+    assert Karpenter(Kube(Server()), [POOL], lambda: {"c": other}).machines({}) == []
+
+
+def test_a_claim_that_vanished_although_it_was_not_held_is_gone() -> None:
+    claims = {"c": _claim(*LIFE, finalizers=["karpenter.sh/termination"])}
+    karpenter = Karpenter(Kube(Server()), [POOL], lambda: claims, now=lambda: _time(50))
+    karpenter.machines({})
+    claims.clear()
+    (machine,) = karpenter.machines({})
+    assert machine.gone_at == _time(50)
+
+
+def test_an_unchanged_claim_is_read_once() -> None:
+    claims = {"c": _claim(*LIFE)}
+    karpenter = Karpenter(Kube(Server()), [POOL], lambda: claims)
+    assert karpenter.machines({})[0] is karpenter.machines({})[0]
+
+
+def test_a_stamp_adds_what_is_missing_and_nothing_twice() -> None:
+    claim = _claim(*LIFE, finalizers=["karpenter.sh/termination"])
+    server = Server([found(claim), found(claim)])
+    karpenter = Karpenter(Kube(server), [POOL], dict)
+    karpenter.stamp(read_claim(claim, POOL), "flights.delays.1.1")
+    paths = [operation["path"] for operation in server.asked[1].body]
+    assert "/metadata/finalizers" in paths
+    assert "/metadata/annotations/piecework.dev~1attempt" in paths
+    stamped = _claim(*LIFE, annotations={labels.ATTEMPT: "flights.delays.1.1"})
+    again = Server([found(stamped)])
+    Karpenter(Kube(again), [POOL], dict).stamp(read_claim(stamped, POOL), "flights.delays.1.1")
+    assert [asked.method for asked in again.asked] == ["GET"]
+
+
+def test_the_finalizer_is_taken_off_though_others_change_the_claim() -> None:
+    claim = _claim(*LIFE)
+    server = Server([found(claim), refused(409, "Conflict"), found(claim), found(claim)])
+    release_claim(Kube(server), "spot-abcde")
+    assert [asked.method for asked in server.asked] == ["GET", "PATCH", "GET", "PATCH"]
+    assert server.asked[3].body[1] == {"op": "remove", "path": "/metadata/finalizers/1"}
