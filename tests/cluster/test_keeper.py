@@ -90,6 +90,7 @@ def test_an_idle_machine_is_handed_over_and_limits_are_kept(on_karpenter: MakeGr
     ground = on_karpenter("max_machines = 1")
     ground.start_keeper()
     first = ground.submit("first", "sleep 3")
+    ground.wait_bound(first)
     second = ground.submit("second", "sleep 1")
     urgent = ground.submit("urgent", "sleep 1", priority=5)
     ground.api.wait(

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -43,6 +43,10 @@ logger = logging.getLogger(__name__)
 
 #: From a change to the tick that looks at it: what changes together is looked at together.
 DEBOUNCE_SECONDS = 0.1
+#: After a tick it rests at least so many times as long as that took: at most a fifth of a core.
+REST = 4.0
+#: What can wait is done in portions, so that thousands of it hold up no admission.
+MOST_AT_ONCE = {"tell-waiting": 40, "mark-recorded": 100, "remove-pod": 100}
 #: Between two ticks without a change.
 IDLE_SECONDS = 1.0
 #: How long a single look waits for what others find out.
@@ -148,16 +152,19 @@ class Tending:
 
     def run(self) -> None:
         """Ticks until `stop`."""
+        rest = 0.0
         while not self._stopping.is_set():
             busy = bool(self.state.attempts or self.state.machines)
             if self.wake.wait(IDLE_SECONDS if busy else 5 * IDLE_SECONDS):
-                self._stopping.wait(DEBOUNCE_SECONDS)
+                self._stopping.wait(max(DEBOUNCE_SECONDS, rest))
             self.wake.clear()
+            began = time.thread_time()
             try:
                 self.tick()
             except PieceworkError as error:
                 logger.warning("a round was not finished, and is tried again: %s", error)
                 self._stopping.wait(IDLE_SECONDS)
+            rest = REST * (time.thread_time() - began)
 
     def stop(self) -> None:
         """Ends the loop after the present tick."""
@@ -178,7 +185,7 @@ class Tending:
         for act in self.helpers.act:
             act(snapshot)
         self.record(snapshot)
-        done = self.executor.apply(decide(snapshot, self.writer.over))
+        done = self.executor.apply(in_portions(decide(snapshot, self.writer.over)))
         self._take_back(done)
         for told in self.helpers.told:
             told(snapshot, done)
@@ -269,3 +276,16 @@ class Tending:
         book = self.books[machine.pool]
         found = book.find(machine.instance_type or "")
         return None if found is None else found.usd_per_hour
+
+
+def in_portions(actions: Iterable[Action]) -> list[Action]:
+    """The actions, but of what can wait only the first few: the next tick decides the rest."""
+    left = dict(MOST_AT_ONCE)
+    taken = []
+    for action in actions:
+        if action.kind in left:
+            left[action.kind] -= 1
+            if left[action.kind] < 0:
+                continue
+        taken.append(action)
+    return taken
