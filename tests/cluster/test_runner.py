@@ -7,6 +7,9 @@ label and the taint of a pool, as an autoscaler would start them.
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +28,7 @@ from piecework.plan.manifest import INSTANCE_TYPE
 from piecework.plan.price import load_price_book
 from piecework.runners.kubernetes import KubernetesRunner
 from piecework.runners.pod_view import PodView
+from piecework.runners.pods import attempt_of
 from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner
 from piecework.spec.job import Job
 from piecework.spec.pool import Group
@@ -336,3 +340,58 @@ def test_code_comes_from_a_store_that_the_pod_reads(cluster_pool: PoolPlace, her
         for component in components.names(here):
             if component.startswith("hdfs-"):
                 components.stop(here, component)
+
+
+def test_the_command_line_runs_reads_and_cancels_a_job_on_a_cluster(
+    cluster_pool: PoolPlace, tmp_path: Path
+) -> None:
+    pool = cluster_pool.pool
+    (tmp_path / "piecework.toml").write_text(
+        f'[pools.work]\nprovider = "asg"\nkubeconfig = "{pool.kubeconfig}"\n'
+        f'namespace = "{pool.namespace}"\nimage = "{pool.image}"\n'
+        f'groups = [{{name = "work", type = "{TYPE}"}}]\n'
+    )
+    program = "import sys, time\nprint('hello', flush=True)\ntime.sleep(float(sys.argv[1]))\n"
+    (cluster_pool.code / "job.py").write_text(program)
+    file = cluster_pool.code / "pipeline.yaml"
+    file.write_text(
+        "pipeline: trial\njobs:\n"
+        '  short: {python: job.py, args: ["0"]}\n'
+        '  long: {python: job.py, args: ["1000"]}\n'
+    )
+    environ = {**os.environ, "PIECEWORK_CONFIG": str(tmp_path / "piecework.toml")}
+
+    def piecework(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "piecework", *arguments],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(job: str) -> tuple[subprocess.Popen[str], str]:
+        known = {attempt_of(pod) for pod in cluster_pool.pods()}
+        process = piecework("run", str(file), "--job", job, "--pool", "work")
+        while not (new := {attempt_of(pod) for pod in cluster_pool.pods()} - known):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        cluster_pool.admit(*new)
+        return process, new.pop()
+
+    short, attempt = start("short")
+    _, said = short.communicate(timeout=120)
+    assert short.returncode == 0, said
+    assert "hello\n" in said
+    assert "does `piecework keeper` run" in said  # nobody has told the ledger
+    long, attempt = start("long")
+    run = attempt.rpartition(".")[0]
+    cluster_pool.running(attempt)
+    log, said = piecework("logs", run).communicate(timeout=60)
+    assert log == "hello\n", said
+    cancelled, said = piecework("cancel", run).communicate(timeout=90)
+    assert cancelled == f"{run}: cancelled\n", said
+    _, said = long.communicate(timeout=90)
+    assert long.returncode == 1, said
+    status = cluster_pool.ended(attempt)
+    assert (status.outcome, status.cause) == (Outcome.CANCELLED, "cancelled by its user")

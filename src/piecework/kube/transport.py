@@ -27,8 +27,9 @@ _KEEP_ALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 ]
-#: Connections that are kept: a watch and a followed log hold one each.
-_POOL_SIZE = 64
+#: Connections that are kept: a watch and a followed log hold one each. More are made where they
+#: are needed, and each of those is complained about in the log of urllib3.
+_POOL_SIZE = 512
 
 
 class UnreachableError(ClusterError):

@@ -43,8 +43,6 @@ from piecework.spec.pool import Pool
 
 #: How often a change is tried on a pod that others change at the same time.
 _CONFLICTS = 10
-#: How long a program has to end itself after SIGTERM, the same as its pod says.
-_GRACE_SECONDS = 30
 
 
 class KubernetesRunner:
@@ -269,8 +267,8 @@ class KubernetesRunner:
                 self.view.note(current)
             break
         if current is not None and not current["metadata"].get("deletionTimestamp"):
-            uid = current["metadata"]["uid"]
-            self.view.kube.delete(POD, name, namespace, grace_seconds=_GRACE_SECONDS, uid=uid)
+            # With the grace that the pod itself asks for.
+            self.view.kube.delete(POD, name, namespace, uid=current["metadata"]["uid"])
 
     def _pods(self, attempt: str) -> list[Object]:
         run = labels.run_label(attempt.rpartition(".")[0])
