@@ -32,9 +32,8 @@ def main(arguments: list[str]) -> None:
         process_dags()
         return
     if arguments[1:] == [KEEPER]:
-        from piecework.cli.main import main as piecework
-
-        sys.exit(piecework([KEEPER]))
+        # The kernel keeps its promise to the program that this process becomes.
+        os.execv(sys.executable, [sys.executable, "-m", "piecework", KEEPER])  # noqa: S606
     sys.argv = ["airflow", *arguments[1:]]
     from airflow.__main__ import main as airflow
 
