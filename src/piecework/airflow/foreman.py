@@ -67,13 +67,19 @@ def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str
         "PIECEWORK_DATA": settings.data,
         "PIECEWORK_STORE": settings.store,
         "PIECEWORK_SUBMIT_ROOTS": settings.submit_roots,
-        "NO_PROXY": "127.0.0.1,localhost",
-        "no_proxy": "127.0.0.1,localhost",
+        "NO_PROXY": _unproxied(environ),
+        "no_proxy": _unproxied(environ),
         "PYTHONUNBUFFERED": "1",
     }
     if settings.file is not None:
         kept["PIECEWORK_CONFIG"] = str(settings.file.absolute())
     return kept
+
+
+def _unproxied(environ: Mapping[str, str]) -> str:
+    """The platform speaks to itself without a proxy, and to a cluster as its user does."""
+    given = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    return ",".join(filter(None, [given, "127.0.0.1,localhost"]))
 
 
 @dataclass(slots=True)

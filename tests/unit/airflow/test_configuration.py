@@ -66,6 +66,11 @@ def test_no_other_airflows_settings_reach_the_platform(home: Path) -> None:
     assert found["PIECEWORK_HOME"] == str(home)
 
 
+def test_what_needs_no_proxy_for_the_user_needs_none_for_the_platform(home: Path) -> None:
+    found = environment(load(), {"NO_PROXY": "cluster.example.com"})
+    assert found["NO_PROXY"] == found["no_proxy"] == "cluster.example.com,127.0.0.1,localhost"
+
+
 def test_a_damaged_state_file_is_as_good_as_none(tmp_path: Path) -> None:
     broken = tmp_path / "state.json"
     for text in ("", "{", "[1]"):
