@@ -16,7 +16,18 @@ from typing import Any
 from bench.timing import Figure, Result
 
 #: Each is a module of this folder with `run(quick: bool) -> Result`.
-BENCHES = ("startup", "attempt", "ledger", "airflow", "spark", "testbed", "testbed_scale", "peers", "keeper_scale", "triggers")
+BENCHES = (
+    "startup",
+    "attempt",
+    "ledger",
+    "airflow",
+    "spark",
+    "testbed",
+    "testbed_scale",
+    "peers",
+    "keeper_scale",
+    "triggers",
+)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
