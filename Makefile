@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench cluster cluster-down images docs lock clean
+.PHONY: help setup demo demo-cluster test check bench cluster cluster-down images docs lock clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: $(STAMP) ## Run examples/flights: a pipeline of Spark, Dask and Python jobs, with its bill
 	@$(BIN)/piecework demo
+
+demo-cluster: $(STAMP) ## The same on bought machines: a real Kubernetes and Karpenter, here (as root)
+	@$(BIN)/python -m testbed.demo
 
 test: $(STAMP) ## Run all tests
 	@sh tools/test.sh $(BIN)
