@@ -79,7 +79,7 @@ def _consider(state: _Round, attempt: AttemptSeen, pool: Pool) -> str | None:
     request = attempt.request
     if request is None:
         return "its request cannot be read: the annotation piecework.dev/request is missing or torn"
-    apart = _waits_alone(attempt, request, pool)
+    apart = _waits_alone(attempt, request, pool) or _may_still_run(state.snapshot, attempt)
     if apart is not None:
         return apart
     if pool.name in state.blocked:
@@ -133,6 +133,20 @@ def _waits_alone(attempt: AttemptSeen, request: Request, pool: Pool) -> str | No
             f"its machines cost {_usd(attempt.count * request.usd_per_hour)} USD per hour, and "
             f"pool {pool.name} may cost {_usd(most)}"
         )
+    return None
+
+
+def _may_still_run(snapshot: Snapshot, attempt: AttemptSeen) -> str | None:
+    """Why an attempt must wait for the machine of the one before: it was lost, not seen to end.
+
+    A machine that is cut off goes on working, and no run may run twice at a time.
+    """
+    for machine in snapshot.silent:
+        mine = snapshot.run_of(machine) == attempt.first.run
+        others = snapshot.by_run.get(attempt.first.run, ())
+        nodes = {pod.node for other in others if other is not attempt for pod in other.pods}
+        if mine or machine.node in nodes:
+            return f"the machine of its last attempt, {machine.id}, has not ended yet"
     return None
 
 

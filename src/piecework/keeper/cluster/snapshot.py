@@ -183,6 +183,25 @@ class Snapshot:
         return {m.node: m for m in self.machines.values() if m.node is not None}
 
     @cached_property
+    def by_run(self) -> Mapping[str, tuple[AttemptSeen, ...]]:
+        """The attempts that there are of each run, by the run's label."""
+        found: dict[str, list[AttemptSeen]] = {}
+        for attempt in self.attempts.values():
+            found.setdefault(attempt.first.run, []).append(attempt)
+        return {run: tuple(attempts) for run, attempts in found.items()}
+
+    @cached_property
+    def silent(self) -> tuple[MachineSeen, ...]:
+        """Machines that do not answer and are not gone: what runs on them may still run."""
+        return tuple(
+            machine
+            for machine in self.machines.values()
+            if machine.gone_at is None
+            and machine.ready_at is not None
+            and ((node := self.node_of(machine)) is None or node.silent_since is not None)
+        )
+
+    @cached_property
     def live_on(self) -> Mapping[str, tuple[PodSeen, ...]]:
         """The pods that are bound to a node and not over, by the node's name."""
         found: dict[str, list[PodSeen]] = {}

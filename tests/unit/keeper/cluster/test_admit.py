@@ -219,6 +219,17 @@ def test_a_reason_is_told_once_and_keeps_its_time_while_only_the_place_changes()
     assert told.since == at(-600)
 
 
+def test_a_retry_waits_until_the_lost_machine_of_the_attempt_before_is_gone() -> None:
+    lost = machine("m", run="run-abc")
+    retry = waiting("run", number=2)
+    silent = node(lost, ready_at=None, silent_since=at(-200))
+    snapshot = world([retry], [lost], nodes=[silent])
+    assert _admitted(snapshot) == []
+    assert "has not ended yet" in _reasons(snapshot)[retry.id]
+    gone = machine("m", run="run-abc", gone_at=at(-1))
+    assert _admitted(world([retry], [gone], nodes=[])) == [retry.id]
+
+
 @settings(max_examples=60)
 @given(
     limit=st.integers(1, 6),
