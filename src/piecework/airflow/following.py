@@ -18,6 +18,7 @@ from typing import Any
 
 from piecework.airflow.assignment import Assignment
 from piecework.airflow.choice import choose_machine
+from piecework.airflow.learned import learned_in
 from piecework.config import Settings
 from piecework.errors import ConfigError
 from piecework.ledger.events import Outcome
@@ -98,7 +99,9 @@ def advance(assignment: Assignment, runner: Runner, settings: Settings) -> Progr
             step = next_step(assignment.job, current, repeat_errors=True)
         memory, why = step.memory, step.why
     pool = find_pool(assignment.job_name, assignment.job, settings)
-    choice = choose_machine(assignment.job_name, assignment.job, pool, settings, current, memory)
+    choice = choose_machine(
+        assignment.job_name, assignment.job, pool, settings, current, memory, learned_in(pool)
+    )
     request = AttemptRequest(
         run=assignment.run,
         number=_next_number(attempts, choice.plan, assignment.owner),

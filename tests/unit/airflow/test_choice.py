@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from piecework.airflow.choice import choose_machine
+from piecework.airflow.learned import keep_less
 from piecework.config import Settings, load
 from piecework.ledger.events import Outcome
+from piecework.plan.reserve import Usable
 from piecework.runners.runner import AttemptStatus
 from piecework.spec.job import Job
 from piecework.spec.pool import Pool
@@ -78,3 +81,13 @@ def test_more_memory_is_told_with_its_price(settings: Settings) -> None:
     assert (
         said == "more memory: m6a.4xlarge at $0.69 an hour instead of m6a.large at $0.086 an hour"
     )
+
+
+def test_what_was_learned_of_machines_counts_where_it_is_less(settings: Settings) -> None:
+    default = choose_machine("j", job(), KARPENTER, settings).plan
+    less = Usable(default.cpus, Memory.parse("5Gi"))
+    more = Usable(Decimal(16), Memory.parse("64Gi"))
+    found = keep_less({"m6a.large": less, "m6a.4xlarge": more, "unknown.type": less}, KARPENTER)
+    assert found == {"m6a.large": less}
+    plan = choose_machine("j", job(), KARPENTER, settings, learned=found).plan
+    assert (plan.instance_type.name, plan.memory) == ("m6a.large", less.memory)

@@ -187,3 +187,19 @@ def test_what_is_over_for_good_is_not_tried_again_by_another_try(
 def test_a_pool_that_is_not_there_is_told_with_those_that_are(settings: Settings) -> None:
     with pytest.raises(PieceworkError, match="'nowhere', which is not configured; there are local"):
         advance(assign(pool="nowhere"), Recorder(), settings)
+
+
+def test_on_a_cluster_each_try_numbers_its_attempts_anew_because_old_pods_are_gone(
+    home: Path,
+) -> None:
+    home.mkdir()
+    pool = "[pools.bought]\nprovider = 'karpenter'\nkubeconfig = '/nowhere'\nimage = 'python:1'\n"
+    (home / "piecework.toml").write_text(f"pool = 'bought'\n{pool}")
+    runner = Recorder()
+    advance(assign(try_number=1), runner, load())
+    runner.known.clear()
+    advance(assign(try_number=3, max_tries=2), runner, load())
+    runner.known.append(attempt(2001, Outcome.INTERRUPTED, try_number=3, max_tries=2))
+    runner.known.pop(0)
+    advance(assign(try_number=3, max_tries=2), runner, load())
+    assert numbers(runner.requests) == [1, 2001, 2002]

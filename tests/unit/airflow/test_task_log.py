@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from piecework.airflow.following import Progress
-from piecework.airflow.task_log import PROGRAM, _count, _Deadline, _LogReader
+from piecework.airflow.task_log import PROGRAM, _count, _Deadline, _LogReader, _Reasons
 from piecework.config import load
 from piecework.runners.runner import AttemptStatus
 from tests.unit.airflow.test_following import Recorder, assign
@@ -91,3 +91,13 @@ def test_only_whole_records_of_the_program_are_counted(tmp_path: Path) -> None:
     file.write_text("\n".join([*map(json.dumps, records), torn]))
     assert _count(file) == 2
     assert _count(tmp_path / "absent") == 0
+
+
+def test_a_reason_that_differs_in_its_numbers_alone_is_not_told_at_once() -> None:
+    reasons = _Reasons()
+    waits = AttemptStatus("a.1", "waiting", reason="3 runs are before it")
+    assert reasons.latest(waits) == "3 runs are before it"
+    assert reasons.latest(replace(waits, reason="2 runs are before it")) == "3 runs are before it"
+    other = replace(waits, reason="pool spot is at its limit of 20 machines")
+    assert reasons.latest(other) == "pool spot is at its limit of 20 machines"
+    assert reasons.latest(replace(waits, attempt="a.2")) == "3 runs are before it"
