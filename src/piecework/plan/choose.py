@@ -89,7 +89,7 @@ def plan_job(
         warnings=tuple(warnings),
         as_if=pool.provider == "local",
         reason=_say_reason(chosen, request, job, memory_at_least),
-        alternatives=_find_alternatives(chosen, parts, request, pool, prices, learned),
+        alternatives=_find_alternatives(chosen, request, pool, prices, learned or {}),
         spot=job.machine.spot,
     )
 
@@ -121,13 +121,15 @@ def _find_filled(
 
 def _find_alternatives(
     chosen: InstanceType,
-    parts: _Parts,
     request: Request,
     pool: Pool,
     prices: PriceBook,
-    learned: Mapping[str, Usable] | None,
+    learned: Mapping[str, Usable],
 ) -> tuple[str, ...]:
-    """Types that take the same pod and cost little more, cheapest first."""
+    """Types that take the same pod and cost little more, cheapest first.
+
+    Of a type that has not been there yet nothing was learned; it is compared as if of none was.
+    """
     if not pool.on_cluster or request.type is not None or chosen.usd_per_hour is None:
         return ()
     found: list[str] = []
@@ -138,9 +140,10 @@ def _find_alternatives(
             break
         if machine.name == chosen.name or find_exclusions(request, machine):
             continue
-        left = usable(machine, pool, learned)
-        same = left.cpus >= parts.cpus and left.memory >= parts.memory
-        if same and machine.gpus >= parts.gpus and is_large_enough(request, machine):
+        known = learned if machine.name in learned else {}
+        left, needed = usable(machine, pool, known), usable(chosen, pool, known)
+        same = left.cpus >= needed.cpus and left.memory >= needed.memory
+        if same and machine.gpus >= chosen.gpus and is_large_enough(request, machine):
             found.append(machine.name)
     return tuple(found)
 

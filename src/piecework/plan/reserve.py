@@ -9,6 +9,9 @@ to zero has no machine to look at. So there are three sources, the best one last
    and what the usual daemons ask for (network, kube-proxy, disks, DNS cache).
 2. What the pool's `reserve` says.
 3. What the keeper learned from a machine of this type that has been there (`read_learned`).
+
+Karpenter has an opinion of its own, and buys nothing for a pod that asks for more than it believes
+a machine to have; so on its pools what was learned counts up to that.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ def usable(
     """What is left of the machine; never less than nothing."""
     known = (learned or {}).get(instance_type.name)
     if known is not None:
-        return known
+        return _believed(known, instance_type, pool)
     reserve = pool.reserve
     cpus = _default_cpu(instance_type.vcpus) if reserve.cpu is None else reserve.cpu
     memory = _default_memory(instance_type) if reserve.memory is None else reserve.memory.bytes
@@ -61,6 +64,16 @@ def usable(
         max(Decimal(0), Decimal(instance_type.vcpus) - cpus),
         Memory(max(0, instance_type.memory.bytes - memory) // MEBI * MEBI),
     )
+
+
+def _believed(known: Usable, instance_type: InstanceType, pool: Pool) -> Usable:
+    """What was learned, less what differs between machines of one type; see above."""
+    memory = known.memory.bytes * 99 // 100
+    if pool.provider != "karpenter":
+        return Usable(known.cpus, Memory(memory // MEBI * MEBI))
+    cpus = instance_type.vcpus - Decimal(_system_millicpus(instance_type.vcpus)) / 1000
+    assumed = instance_type.memory.bytes - _system_memory(instance_type)
+    return Usable(min(known.cpus, cpus), Memory(max(0, min(memory, assumed)) // MEBI * MEBI))
 
 
 def is_enough(left: Usable) -> bool:
@@ -93,19 +106,21 @@ def max_pods(vcpus: int) -> int:
 
 
 def _default_cpu(vcpus: int) -> Decimal:
+    return Decimal(_system_millicpus(vcpus) + DAEMON_MILLICPUS) / 1000
+
+
+def _system_millicpus(vcpus: int) -> int:
     """Of the first core 6%, of the second 1%, of the next two 0.5%, of all others 0.25%."""
     quarters = 240 + 40 * (vcpus > 1) + 20 * max(0, min(vcpus, 4) - 2) + 10 * max(0, vcpus - 4)
-    millicpus = -(-quarters // 4) + DAEMON_MILLICPUS
-    return Decimal(millicpus) / 1000
+    return -(-quarters // 4)
 
 
 def _default_memory(instance_type: InstanceType) -> int:
-    nameplate = instance_type.memory.bytes
-    hidden = -(-nameplate * 75 // 1000)
-    mebibytes = (
-        _SYSTEM_MEBIBYTES
-        + _MEBIBYTES_A_POD * max_pods(instance_type.vcpus)
-        + _EVICTION_MEBIBYTES
-        + DAEMON_MEBIBYTES
-    )
-    return hidden + mebibytes * MEBI
+    return _system_memory(instance_type) + DAEMON_MEBIBYTES * MEBI
+
+
+def _system_memory(instance_type: InstanceType) -> int:
+    """Bytes that hypervisor, kernel, kubelet and the threshold of eviction take."""
+    hidden = -(-instance_type.memory.bytes * 75 // 1000)
+    of_pods = _MEBIBYTES_A_POD * max_pods(instance_type.vcpus)
+    return hidden + (_SYSTEM_MEBIBYTES + of_pods + _EVICTION_MEBIBYTES) * MEBI

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +17,7 @@ from piecework.errors import ConfigError, NoMachineError
 from piecework.plan.choose import plan_job
 from piecework.plan.plan import History, Host, InstanceType, Plan
 from piecework.plan.price import PriceBook, load_price_book
-from piecework.plan.reserve import usable
+from piecework.plan.reserve import Usable, usable
 from piecework.spec.job import Job
 from piecework.spec.pool import Group, Pool
 from piecework.units import GIBI, Memory, Money
@@ -34,6 +35,7 @@ def plan(
     host: Host | None = None,
     history: History | None = None,
     memory_at_least: Memory | None = None,
+    learned: Mapping[str, Usable] | None = None,
     **job: Any,
 ) -> Plan:
     return plan_job(
@@ -45,6 +47,7 @@ def plan(
         host=host,
         history=history,
         memory_at_least=memory_at_least,
+        learned=learned,
     )
 
 
@@ -413,6 +416,18 @@ def test_alternatives_take_the_same_pod_and_cost_little_more(asked: dict[str, An
         left = usable(other, BURST)
         assert left.cpus >= found.cpus
         assert left.memory >= found.memory
+
+
+def test_what_was_learned_of_one_type_rules_out_no_other() -> None:
+    asked = {"cpu": 2, "memory": "8Gi"}
+    before = plan(asked, pool=BURST)
+    name = before.instance_type.name
+    learned = {name: Usable(Decimal("1.99"), Memory(before.instance_type.memory.bytes))}
+    after = plan(asked, pool=BURST, learned=learned)
+    assert after.memory > before.memory
+    assert after.alternatives == before.alternatives
+    small = {other: Usable(Decimal(1), Memory(GIBI)) for other in before.alternatives}
+    assert not set(small) & set(plan(asked, pool=BURST, learned=small).alternatives)
 
 
 def test_a_pinned_type_has_no_alternatives() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from piecework.plan.price import load_price_book
 from piecework.plan.reserve import Usable, is_enough, max_pods, read_learned, usable
-from piecework.spec.pool import Pool, Reserve
+from piecework.spec.pool import Group, Pool, Reserve
 from piecework.units import GIBI, MEBI, Memory
 
 BOOK = load_price_book()
@@ -62,12 +62,28 @@ def test_a_pool_may_know_better_by_part() -> None:
     assert left_of("m6a.large", pool).memory == Memory(7 * GIBI)
 
 
+LEARNED = read_learned({"m6a.large": json.dumps({"cpu": "1930m", "memory_bytes": 7 * GIBI})})
+GROUPS = Pool(name="groups", provider="asg", groups=(Group(name="a", type="m6a.large"),))
+
+
 def test_what_was_learned_from_a_machine_is_believed_before_all_else() -> None:
-    learned = read_learned({"m6a.large": json.dumps({"cpu": "1930m", "memory_bytes": 7 * GIBI})})
     machine = BOOK.types["m6a.large"]
-    pool = POOL.model_copy(update={"reserve": Reserve(cpu=Decimal(1))})
-    assert usable(machine, pool, learned) == Usable(Decimal("1.93"), Memory(7 * GIBI))
-    assert usable(BOOK.types["m6a.xlarge"], POOL, learned) == left_of("m6a.xlarge")
+    pool = GROUPS.model_copy(update={"reserve": Reserve(cpu=Decimal(1))})
+    found = usable(machine, pool, LEARNED)
+    assert found.cpus == Decimal("1.93")
+    # Machines of one type differ a little.
+    assert Memory(7 * GIBI * 98 // 100) < found.memory < Memory(7 * GIBI)
+    assert usable(BOOK.types["m6a.xlarge"], GROUPS, LEARNED) == left_of("m6a.xlarge")
+
+
+def test_karpenter_is_asked_for_no_more_than_it_believes_to_be_there() -> None:
+    machine, default = BOOK.types["m6a.large"], left_of("m6a.large")
+    most = json.dumps({"cpu": "2", "memory_bytes": machine.memory.bytes})
+    found = usable(machine, POOL, read_learned({"m6a.large": most}))
+    # All that the defaults withhold, but for the daemons.
+    assert found == Usable(default.cpus + Decimal("0.2"), Memory(default.memory.bytes + 256 * MEBI))
+    less = json.dumps({"cpu": "1500m", "memory_bytes": 4 * GIBI})
+    assert usable(machine, POOL, read_learned({"m6a.large": less})).cpus == Decimal("1.5")
 
 
 @given(
