@@ -16,6 +16,8 @@ from piecework.machines.provider import MachineSeen
 
 #: Nothing is told before: most machines that are handed over take their pod sooner.
 QUIET = timedelta(seconds=3)
+#: Types are spelt when they are read: an m6a.large, a c6a.large.
+_SPOKEN_WITH_A_VOWEL = "aefhilmnorsx"
 
 
 def explain(snapshot: Snapshot) -> list[TellWaiting]:
@@ -53,7 +55,7 @@ def _why_no_machine(
 ) -> str:
     request = attempt.request
     wanted = (request.instance_type if request else None) or "machine"
-    article = "an" if wanted[0] in "aeio" else "a"
+    article = "an" if wanted[0] in _SPOKEN_WITH_A_VOWEL else "a"
     provider = snapshot.pools[pod.pool].provider
     free = [machine for machine in machines if not snapshot.pods_on(machine)]
     if provider == "karpenter" and free:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from piecework.keeper.cluster.actions import (
     ForgetMachine,
     MarkRecorded,
@@ -12,7 +14,7 @@ from tests.unit.keeper.cluster.worlds import at, attempt, machine, pod, waiting,
 
 _RECORDED = {"piecework.dev/recorded": "true"}
 _READ = {**_RECORDED, "piecework.dev/seen": "true"}
-_ENDED = {"node": "node-m", "started": -30, "ended": -5}
+_ENDED: dict[str, Any] = {"node": "node-m", "started": -30, "ended": -5}
 
 
 def test_a_pod_is_kept_until_its_end_is_in_the_ledger() -> None:
@@ -46,7 +48,7 @@ def test_a_recorded_pod_goes_when_nobody_waits_for_it() -> None:
     )
     (removal,) = finish(over, {"run.abc.1"})
     assert isinstance(removal, RemovePod)
-    old = {"node": "node-m", "started": -4000, "ended": -3601}
+    old: dict[str, Any] = {"node": "node-m", "started": -4000, "ended": -3601}
     late = world([attempt(pod("run", **old, annotations=_RECORDED))])
     assert isinstance(finish(late, {"run.abc.1"})[0], RemovePod)
 
