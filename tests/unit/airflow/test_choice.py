@@ -85,7 +85,7 @@ def test_more_memory_is_told_with_its_price(settings: Settings) -> None:
 
 def test_what_was_learned_of_machines_counts_where_it_is_less(settings: Settings) -> None:
     default = choose_machine("j", job(), KARPENTER, settings).plan
-    less = Usable(default.cpus, Memory.parse("5Gi"))
+    less = Usable(default.cpus, Memory.parse("4Gi"))
     more = Usable(Decimal(16), Memory.parse("64Gi"))
     found = keep_less({"m6a.large": less, "m6a.4xlarge": more, "unknown.type": less}, KARPENTER)
     assert found == {"m6a.large": less}
