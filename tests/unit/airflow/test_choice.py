@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from piecework.airflow.choice import choose_machine
-from piecework.airflow.learned import keep_less
 from piecework.config import Settings, load
 from piecework.ledger.events import Outcome
 from piecework.plan.reserve import Usable
@@ -83,11 +82,8 @@ def test_more_memory_is_told_with_its_price(settings: Settings) -> None:
     )
 
 
-def test_what_was_learned_of_machines_counts_where_it_is_less(settings: Settings) -> None:
-    default = choose_machine("j", job(), KARPENTER, settings).plan
-    less = Usable(default.cpus, Memory.parse("4Gi"))
-    more = Usable(Decimal(16), Memory.parse("64Gi"))
-    found = keep_less({"m6a.large": less, "m6a.4xlarge": more, "unknown.type": less}, KARPENTER)
-    assert found == {"m6a.large": less}
-    plan = choose_machine("j", job(), KARPENTER, settings, learned=found).plan
-    assert (plan.instance_type.name, plan.memory) == ("m6a.large", less.memory)
+def test_what_was_learned_of_machines_counts(settings: Settings) -> None:
+    learned = {"m6a.large": Usable(Decimal("1.5"), Memory.parse("4Gi"))}
+    plan = choose_machine("j", job(), KARPENTER, settings, learned=learned).plan
+    assert plan.instance_type.name == "m6a.large"
+    assert (plan.cpus, plan.memory.rounded()) == (Decimal("1.5"), "4 GiB")
