@@ -15,6 +15,7 @@ from piecework.errors import InputError, NoMachineError
 from piecework.plan.choose import plan_job
 from piecework.plan.plan import History, Host, Plan
 from piecework.plan.price import load_price_book
+from piecework.plan.reserve import Usable
 from piecework.spec.job import Job
 from piecework.spec.pipeline import Pipeline
 from piecework.spec.pool import Pool, load_pools
@@ -60,9 +61,14 @@ def plan_alone(
     past: History | None,
     memory_at_least: Memory | None = None,
 ) -> Plan:
-    """Plans one attempt. Raises InputError (no such pool) or NoMachineError."""
+    """Plans one attempt that starts now, by what its cluster has learned of machines.
+
+    Raises InputError (no such pool) or NoMachineError.
+    """
+    from piecework.airflow.learned import learned_in
+
     found = find_pool(pool or job.pool or settings.pool, load_pools(settings), name)
-    return _plan(name, job, found, settings, past, memory_at_least)
+    return _plan(name, job, found, settings, past, memory_at_least, learned_in(found))
 
 
 def _plan(
@@ -72,6 +78,7 @@ def _plan(
     settings: Settings,
     past: History | None,
     memory_at_least: Memory | None = None,
+    learned: Mapping[str, Usable] | None = None,
 ) -> Plan:
     return plan_job(
         name,
@@ -82,6 +89,7 @@ def _plan(
         host=this_host(pool),
         history=past,
         memory_at_least=memory_at_least,
+        learned=learned,
     )
 
 
