@@ -110,6 +110,8 @@ def _ended_at(snapshot: Snapshot, machine: MachineSeen) -> datetime | None:
 def _log_is_read(snapshot: Snapshot, pod: PodSeen) -> bool:
     if pod.seen or pod.uid in snapshot.logs or pod.started_at is None:
         return True
+    if pod.attempt in snapshot.owners_over:
+        return True  # nobody waits for it any more
     return pod.deleting_at is not None and not snapshot.keeps_logs
 
 
