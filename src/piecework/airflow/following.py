@@ -23,7 +23,6 @@ from piecework.config import Settings
 from piecework.errors import ConfigError
 from piecework.ledger.events import Outcome
 from piecework.plan.plan import Plan
-from piecework.runners.learned import learned_of
 from piecework.runners.retry import next_step
 from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner, Runner
 from piecework.spec.job import Job
