@@ -12,17 +12,17 @@ followed, a success is taken, and a failure counts against the job's retries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from piecework.airflow.assignment import Assignment
 from piecework.airflow.choice import choose_machine
-from piecework.airflow.learned import learned_in
 from piecework.config import Settings
 from piecework.errors import ConfigError
 from piecework.ledger.events import Outcome
 from piecework.plan.plan import Plan
+from piecework.plan.reserve import Usable
 from piecework.runners.retry import next_step
 from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner, Runner
 from piecework.spec.job import Job
@@ -71,8 +71,16 @@ def find_pool(job_name: str, job: Job, settings: Settings) -> Pool:
     return pools[name]
 
 
-def advance(assignment: Assignment, runner: Runner, settings: Settings) -> Progress:
-    """Looks at the run once, and starts its next attempt where one is due."""
+def advance(
+    assignment: Assignment,
+    runner: Runner,
+    settings: Settings,
+    learn: Callable[[Pool], Mapping[str, Usable]] = learned_of,
+) -> Progress:
+    """Looks at the run once, and starts its next attempt where one is due.
+
+    `learn` tells what the machines of a pool were seen to have for jobs.
+    """
     attempts = runner.attempts(assignment.run)
     current = [found for found in attempts if _is_current(found, assignment.owner)]
     stale = [found for found in attempts if found not in current and found.state != "ended"]
@@ -100,7 +108,7 @@ def advance(assignment: Assignment, runner: Runner, settings: Settings) -> Progr
         memory, why = step.memory, step.why
     pool = find_pool(assignment.job_name, assignment.job, settings)
     choice = choose_machine(
-        assignment.job_name, assignment.job, pool, settings, current, memory, learned_in(pool)
+        assignment.job_name, assignment.job, pool, settings, current, memory, learn(pool)
     )
     request = AttemptRequest(
         run=assignment.run,

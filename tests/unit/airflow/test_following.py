@@ -13,8 +13,10 @@ from piecework.airflow.following import advance
 from piecework.config import Settings, load
 from piecework.errors import PieceworkError
 from piecework.ledger.events import Outcome
+from piecework.plan.reserve import Usable
 from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner
 from piecework.spec.job import Job
+from piecework.spec.pool import Pool
 
 
 @dataclass
@@ -189,6 +191,10 @@ def test_a_pool_that_is_not_there_is_told_with_those_that_are(settings: Settings
         advance(assign(pool="nowhere"), Recorder(), settings)
 
 
+def _nothing(pool: Pool) -> dict[str, Usable]:
+    return {}
+
+
 def test_on_a_cluster_each_try_numbers_its_attempts_anew_because_old_pods_are_gone(
     home: Path,
 ) -> None:
@@ -196,10 +202,10 @@ def test_on_a_cluster_each_try_numbers_its_attempts_anew_because_old_pods_are_go
     pool = "[pools.bought]\nprovider = 'karpenter'\nkubeconfig = '/nowhere'\nimage = 'python:1'\n"
     (home / "piecework.toml").write_text(f"pool = 'bought'\n{pool}")
     runner = Recorder()
-    advance(assign(try_number=1), runner, load())
+    advance(assign(try_number=1), runner, load(), learn=_nothing)
     runner.known.clear()
-    advance(assign(try_number=3, max_tries=2), runner, load())
+    advance(assign(try_number=3, max_tries=2), runner, load(), learn=_nothing)
     runner.known.append(attempt(2001, Outcome.INTERRUPTED, try_number=3, max_tries=2))
     runner.known.pop(0)
-    advance(assign(try_number=3, max_tries=2), runner, load())
+    advance(assign(try_number=3, max_tries=2), runner, load(), learn=_nothing)
     assert numbers(runner.requests) == [1, 2001, 2002]
