@@ -23,6 +23,7 @@ from piecework.errors import ConfigError
 from piecework.ledger.events import Outcome
 from piecework.plan.plan import Plan
 from piecework.plan.reserve import Usable
+from piecework.runners.learned import learned_of
 from piecework.runners.retry import next_step
 from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner, Runner
 from piecework.spec.job import Job
