@@ -82,6 +82,12 @@ class PeerRun:
                 found.append(max(0.0, (life.returned - useful).total_seconds()))
         return found
 
+    def creation_seconds(self) -> list[float]:
+        """By job: from when it was asked for until its pod was there."""
+        return [
+            (pod.created - self.asked[number]).total_seconds() for number, pod in self.pods.items()
+        ]
+
     def wait_seconds(self) -> list[float]:
         """By job: from when it was asked for to its first process, less its machine's boot."""
         lives = {life.machine: life for life in self.machines}

@@ -302,6 +302,7 @@ def _figures(peer: Peer, run: PeerRun) -> list[Figure]:
         Figure(f"{peer.label}: given back after", Spread.of(given_back), "s"),
         figure("given back after, 95%", percentile(given_back, 0.95), "s",
                _MOST_GIVE_BACK[peer.kind]),
+        Figure(f"{peer.label}: from submit to the pod", Spread.of(run.creation_seconds()), "s"),
         Figure(f"{peer.label}: from submit to start, less the boot", Spread.of(waits), "s"),
         figure("failures", run.failures, "", 0),
     ]  # fmt: skip
