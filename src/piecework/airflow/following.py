@@ -18,12 +18,12 @@ from typing import Any
 
 from piecework.airflow.assignment import Assignment
 from piecework.airflow.choice import choose_machine
+from piecework.airflow.learned import learned_in
 from piecework.config import Settings
 from piecework.errors import ConfigError
 from piecework.ledger.events import Outcome
 from piecework.plan.plan import Plan
 from piecework.plan.reserve import Usable
-from piecework.runners.learned import learned_of
 from piecework.runners.retry import next_step
 from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner, Runner
 from piecework.spec.job import Job
@@ -76,7 +76,7 @@ def advance(
     assignment: Assignment,
     runner: Runner,
     settings: Settings,
-    learn: Callable[[Pool], Mapping[str, Usable]] = learned_of,
+    learn: Callable[[Pool], Mapping[str, Usable]] = learned_in,
 ) -> Progress:
     """Looks at the run once, and starts its next attempt where one is due.
 
