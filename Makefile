@@ -41,6 +41,7 @@ cluster-down: $(STAMP) ## Remove all of it, however it was left
 images: $(STAMP) ## Build the images of images/ for the testbed that is up, and push them to its registry
 	@$(BIN)/python -m testbed image images/python python:1
 	@$(BIN)/python -m testbed image images/spark spark:1 --base python:1
+	@$(BIN)/python -m testbed image images/piecework piecework:1
 
 docs: $(STAMP) ## Write the generated parts of the documentation anew
 	@$(BIN)/python tools/docs.py

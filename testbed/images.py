@@ -27,7 +27,7 @@ PAUSE = "pause:1"
 SHELL = "shell:1"
 BASE = "base:1"
 #: The images that piecework ships, and what each stands on.
-SHIPPED = {"python": BASE, "spark": "python"}
+SHIPPED = {"python": BASE, "spark": "python", "piecework": BASE}
 _SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "images"
 #: What `base` has besides Debian's smallest system.
 _BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")

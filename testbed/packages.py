@@ -19,7 +19,10 @@ from testbed.place import lock
 from testbed.programs import Progress, cache_folder
 
 REQUIREMENTS = "requirements.txt"
-_LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"
+_REPOSITORY = Path(__file__).resolve().parents[1]
+_LOCK = _REPOSITORY / "requirements.lock"
+#: How a requirements.txt below `images/` asks for this repository's own package.
+_OURSELVES = "../.."
 #: The Python of the image `base`.
 _PYTHON = "3.11"
 #: What no job imports, and would be pulled onto every machine.
@@ -28,8 +31,12 @@ _NEEDLESS = ("**/tests", "bin", "pyarrow/include", "**/*.pyx", "**/*.pxd", "**/*
 
 def fingerprint(folder: Path) -> str:
     """Changes with whatever goes into the packages of this folder's image."""
-    digest = hashlib.sha256((folder / REQUIREMENTS).read_bytes())
-    digest.update(_LOCK.read_bytes() + repr((_PYTHON, _NEEDLESS)).encode())
+    asked = (folder / REQUIREMENTS).read_text()
+    digest = hashlib.sha256(asked.encode() + _LOCK.read_bytes())
+    digest.update(repr((_PYTHON, _NEEDLESS)).encode())
+    if _OURSELVES in asked:
+        for path in [_REPOSITORY / "pyproject.toml", *sorted((_REPOSITORY / "src").rglob("*.py"))]:
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -57,8 +64,12 @@ def _uv_install(requirements: Path, target: Path) -> None:
     command = [
         "nice", "-n", "10", program, "pip", "install", "--quiet", f"--python={sys.executable}",
         f"--python-version={_PYTHON}", f"--constraint={_LOCK}", f"--target={target}",
-        f"--requirement={requirements}",
+        f"--requirement={requirements.name}",
+        # What it built of this repository before may be of another day.
+        "--refresh-package=piecework",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=requirements.parent, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise TestbedError(f"installing {requirements} failed:\n{done.stderr}")
