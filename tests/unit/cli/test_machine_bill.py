@@ -1,0 +1,37 @@
+"""The machines of a pipeline run, as people read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from piecework.cli import machine_bill
+from piecework.config import load
+from piecework.ledger.store import open_ledger
+from tests.unit.ledger.histories import attempt_life, machine_life
+
+A = "etl.clean.aa.1"
+RUNS = (
+    {"job": "clean", "attempts": [{"attempt": A, "machines": ["m0"]}]},
+    {"job": "never", "attempts": [{"attempt": "etl.never.bb.1", "machines": []}]},
+)
+
+
+def test_each_machine_says_when_it_was_bought_and_returned_for_whom_and_for_how_much(
+    home: Path,
+) -> None:
+    home.mkdir()
+    settings = load()
+    with open_ledger(settings.ledger_url) as ledger:
+        ledger.append(machine_life("m0", 0, 125, bought_for=A, had={A: (10, 117)}, released=120))
+        ledger.append(attempt_life(A, 0, 15, 115))
+    heading, line = machine_bill.describe(settings, RUNS).splitlines()
+    for word in ("MACHINE", "BOUGHT", "JOINED", "USED BY", "RETURNED", "AN HOUR", "COST"):
+        assert word in heading
+    for text in ("m0", "m5.large", "clean", "+2m 5s", "$3.60", "$0.12"):
+        assert text in line
+
+
+def test_runs_without_machines_have_no_table(home: Path) -> None:
+    home.mkdir()
+    assert machine_bill.describe(load(), RUNS[1:]) == ""
+    machine_bill.wait_until_returned(load(), RUNS[1:])
