@@ -164,3 +164,10 @@ def _print_rejected(planned: Planned) -> None:
         terminal.result(table(columns, rows, terminal.width()))
     else:
         terminal.result("No other machine was considered.")
+    for plan in planned.plans.values():
+        if plan.alternatives:
+            others = ", ".join(plan.alternatives)
+            terminal.result_paragraph(
+                f"{plan.job_name}: where there is no {plan.instance_type.name} to be had, one of "
+                f"these will do: {others}."
+            )

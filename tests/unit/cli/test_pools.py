@@ -124,3 +124,13 @@ def test_a_cluster_that_cannot_be_found_is_told(call: Any, tmp_path: Path) -> No
     code, _, err = call("check")
     assert code == 2
     assert "none.yaml" in err
+
+
+def test_a_plan_says_which_other_types_will_do(
+    call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text("job: a\npool: any\ncontainer: {image: 'a:1'}\n")
+    (tmp_path / "piecework.toml").write_text('[pools.any]\nprovider = "karpenter"\n')
+    assert main.main(["plan", "a.yaml", "--why"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "a: where there is no c7a.medium to be had, one of these will do: c8a.medium" in out
