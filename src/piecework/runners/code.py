@@ -15,7 +15,9 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,14 @@ from typing import Any
 from piecework import clock
 from piecework.clock import Clock
 from piecework.config import Settings
-from piecework.errors import ConfigError, RunnerError
-from piecework.kube.client import CONFIG_MAP, AlreadyThereError, Kube, Object
+from piecework.errors import ClusterError, ConfigError, RunnerError
+from piecework.kube.client import CONFIG_MAP, POD, AlreadyThereError, Kube, Object
 from piecework.plan import labels
 from piecework.plan.manifest import CODE_FILE, CODE_FOLDER, LAUNCHER_FILE
 
 #: What kind of ConfigMap it is: code or launcher.
 KIND = f"{labels.PREFIX}kind"
-#: When a ConfigMap was last asked for; whoever removes old ones asks.
+#: When a ConfigMap was last asked for: old ones are removed.
 USED = f"{labels.PREFIX}used"
 
 #: A ConfigMap holds 1 MiB, and etcd's own limit on requests is 1.5 MiB.
@@ -40,6 +42,8 @@ MOST_FILES, MOST_BYTES = 10_000, 256 * 2**20
 #: Never code: what installers, interpreters and editors keep beside it. Nor is what is hidden.
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "venv"})
 _SKIPPED_ENDINGS = (".pyc", ".pyo")
+#: How long a ConfigMap that nobody asks for, and that no pod mounts, is kept.
+KEPT = timedelta(days=7)
 #: For how long what was put somewhere is taken to be there.
 _TRUSTED_SECONDS = 600.0
 #: Their writes are whole or not at all; elsewhere a file gets its name when it is complete.
@@ -225,12 +229,31 @@ class Shelf:
         def put() -> None:
             try:
                 self.kube.create(CONFIG_MAP, wanted)
+                with suppress(ClusterError):  # tidying is no reason to fail
+                    self._remove_old()
             except AlreadyThereError:
                 change: Mapping[str, Any] = {"metadata": {"annotations": used}}
                 self.kube.patch(CONFIG_MAP, name, change, self.namespace)
 
         self._once(name, put)
         return name
+
+    def _remove_old(self) -> None:
+        """Removes code and launchers of before that nobody needs: a cluster's memory is small."""
+        listing = self.kube.list(CONFIG_MAP, self.namespace, labels=KIND, metadata_only=True)
+        before = clock.to_text(self.now() - KEPT)
+        old = {
+            each["metadata"]["name"]
+            for each in listing.items
+            if (each["metadata"].get("annotations") or {}).get(USED, before) < before
+        }
+        if not old:
+            return
+        for pod in self.kube.list(POD, self.namespace, labels=labels.RUN).items:
+            for volume in pod["spec"].get("volumes") or ():
+                old.discard((volume.get("configMap") or {}).get("name"))
+        for name in old:
+            self.kube.delete(CONFIG_MAP, name, self.namespace)
 
     def _once(self, what: str, put: Any) -> None:
         """Puts it unless that was done a while ago. Others who want the same wait for it."""

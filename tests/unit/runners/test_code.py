@@ -19,7 +19,7 @@ from piecework.errors import ConfigError, RunnerError
 from piecework.kube.client import Kube
 from piecework.runners import code
 from piecework.runners.code import Bundle, Shelf, bundle, kept_log_url, launcher, read_kept_log
-from tests.unit.kube.server import Server, Written, found, refused
+from tests.unit.kube.server import Object, Server, Written, found, page, refused
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -132,10 +132,10 @@ def test_programs_stay_executable(tmp_path: Path) -> None:
 
 def test_without_a_store_code_goes_into_a_config_map_named_by_its_hash(tmp_path: Path) -> None:
     made = bundle(fill(tmp_path / "a", job="x"))
-    place, server = shelf(found({}, 201))
+    place, server = shelf(found({}, 201), page())
     ref = place.put_code(made)
     assert place.put_code(made) == ref
-    assert len(server.asked) == 1
+    assert [asked.method for asked in server.asked] == ["POST", "GET"]
     body = server.asked[0].body
     assert body["metadata"]["name"] == ref.config_map == f"piecework-code-{made.sha256[:16]}"
     assert body["metadata"]["labels"]["piecework.dev/kind"] == "code"
@@ -150,6 +150,28 @@ def test_code_that_is_there_is_marked_as_used(tmp_path: Path) -> None:
     place.put_code(made)
     annotations = server.asked[1].body["metadata"]["annotations"]
     assert annotations == {"piecework.dev/used": "2026-11-24T00:00:00.000000Z"}
+
+
+def test_code_that_nobody_asked_for_in_a_week_and_no_pod_mounts_is_removed(tmp_path: Path) -> None:
+    def config_map(name: str, used: str) -> Object:
+        return {"metadata": {"name": name, "annotations": {"piecework.dev/used": used}}}
+
+    mounts = {"spec": {"volumes": [{"emptyDir": {}}, {"configMap": {"name": "mounted"}}]}}
+    place, server = shelf(
+        found({}, 201),
+        page(
+            config_map("old", "2026-11-16T00:00:00.000000Z"),
+            config_map("mounted", "2026-11-16T00:00:00.000000Z"),
+            config_map("new", "2026-11-18T00:00:00.000000Z"),
+            {"metadata": {"name": "unmarked"}},
+        ),
+        page({"metadata": {"name": "pod"}, **mounts}),
+        found({}),
+    )
+    place.put_code(bundle(fill(tmp_path / "a", job="x")))
+    assert "PartialObjectMetadataList" in server.asked[1].headers["Accept"]
+    gone = [asked.path for asked in server.asked if asked.method == "DELETE"]
+    assert gone == ["/api/v1/namespaces/jobs/configmaps/old"]
 
 
 def test_large_code_without_a_store_is_refused_with_what_to_do() -> None:
