@@ -20,6 +20,8 @@ from piecework.machines.provider import MachineSeen
 #: How long Karpenter takes from a NodeClaim's deletion to the instance's end: it drains a node for
 #: at least 5 s, and looks once a second.
 DRAIN = timedelta(seconds=6)
+#: How long a group's machine takes from the decision to its end: the pause, and a look or two.
+PARTING = timedelta(seconds=2)
 #: How long the cluster-autoscaler gets to give a machine of a group back by itself.
 AUTOSCALER = timedelta(seconds=10)
 #: Between the taint and the fresh look for pods, on machines of groups.
@@ -67,8 +69,7 @@ def release_at(snapshot: Snapshot, machine: MachineSeen) -> datetime | None:
     pool = snapshot.pools.get(machine.pool)
     ended = _ended_at(snapshot, machine)
     minimum = timedelta(seconds=RULES[machine.billing].minimum_seconds)
-    lead = DRAIN if machine.provider == "karpenter" and machine.joined_at else timedelta(0)
-    at = machine.launched_at + minimum - lead
+    at = machine.launched_at + minimum - _lead(machine)
     if pool is not None and pool.keep and ended is not None:
         at = max(at, ended + pool.keep)
     for pod in _ended_pods(snapshot, machine):
@@ -80,6 +81,13 @@ def release_at(snapshot: Snapshot, machine: MachineSeen) -> datetime | None:
         # The autoscaler does it by itself; this is for when it does not.
         at = max(at, (ended or machine.ready_at or machine.launched_at) + AUTOSCALER)
     return at
+
+
+def _lead(machine: MachineSeen) -> timedelta:
+    """How much earlier to begin, so that its meter stops at the end of the minimum."""
+    if machine.provider == "asg":
+        return PARTING
+    return DRAIN if machine.joined_at else timedelta(0)
 
 
 def _is_awaited(snapshot: Snapshot, machine: MachineSeen) -> bool:

@@ -84,13 +84,16 @@ def is_free(snapshot: Snapshot, machine: MachineSeen) -> bool:
 
 
 def is_usable(snapshot: Snapshot, machine: MachineSeen) -> bool:
-    """Whether a pod could start on it now."""
+    """Whether a pod could start on it now.
+
+    Karpenter is at times slow to say that a machine is initialized, when it has run pods already.
+    """
     node = snapshot.node_of(machine)
     return (
-        machine.state == "ready"
+        machine.state in ("joined", "ready")
         and machine.interrupted_at is None
         and node is not None
-        and node.silent_since is None
+        and node.ready_at is not None
         and node.leaving_at is None
         and not node.notice
         and node.gpus >= snapshot.expected_gpus.get(machine.instance_type or "", 0)
