@@ -112,12 +112,12 @@ def _keeper_in_namespace() -> list[Object]:
 
 
 def _submitter_in_namespace() -> list[Object]:
-    """Starting, following and cancelling attempts; bringing their code."""
+    """Starting, following and cancelling attempts; bringing their code, removing old code."""
     return [
         _rule("", ["pods"], [*_READ, "create", "patch", "delete"]),
         _rule("", ["pods/log"], ["get"]),
         _rule("", ["events"], _READ),
-        _rule("", ["configmaps"], [*_READ, "create", "patch"]),
+        _rule("", ["configmaps"], [*_READ, "create", "patch", "delete"]),
     ]
 
 
