@@ -22,6 +22,9 @@ from piecework.keeper.cluster.snapshot import (
 from piecework.kube.client import Object
 from piecework.machines.provider import MachineSeen, NodeSeen, read_node
 
+#: Pods that are remembered after they are gone.
+_REMEMBERED = 10_000
+
 
 class State:
     """Views of what there is, and marks on what has changed."""
@@ -40,6 +43,8 @@ class State:
         self._versions: dict[tuple[str, ...], int] = {}
         self._of_node: dict[str, set[str]] = {}
         self._forgotten: set[str] = set()
+        #: Uids of pods that were dropped: watches may still tell of them.
+        self._past: dict[str, None] = {}
         #: Attempts and machines that are not there any more, for whoever remembers them as well.
         self.dropped: set[str] = set()
 
@@ -47,6 +52,8 @@ class State:
         """A pod as it is now, or as it was when its object vanished."""
         key = (pod["metadata"]["namespace"], pod["metadata"]["name"])
         known = self._pods.get(key)
+        if pod["metadata"]["uid"] in self._past:
+            return
         if deleted and known is not None and known.uid != pod["metadata"]["uid"]:
             return  # another one of that name is there already
         if not deleted and not self._is_news(("pod", *key), pod):
@@ -128,6 +135,9 @@ class State:
 
     def _drop(self, pod: PodSeen) -> None:
         self._pods.pop(pod.key, None)
+        self._past[pod.uid] = None
+        while len(self._past) > _REMEMBERED:
+            del self._past[next(iter(self._past))]
         self._versions.pop(("pod", *pod.key), None)
         known = self.attempts.get(pod.attempt)
         left = () if known is None else tuple(p for p in known.pods if p.key != pod.key)

@@ -76,6 +76,15 @@ def test_a_recorded_pod_that_vanishes_is_forgotten() -> None:
     assert state.attempts == {}
 
 
+def test_what_a_watch_tells_of_a_pod_that_was_dropped_brings_nothing_back() -> None:
+    done = pod_json("run", node="node-m", started=-20, ended=-10)
+    state = _state(done)
+    state.forget_attempt("run.abc.1")
+    state.take_pod(done, deleted=True)
+    state.take_pod(pod_json("run", node="node-m", started=-20, ended=-10, deleting=-5))
+    assert state.attempts == {}
+
+
 def test_the_deletion_of_an_earlier_pod_of_that_name_changes_nothing() -> None:
     earlier = pod_json("run")
     later = pod_json("run", node="node-m")
