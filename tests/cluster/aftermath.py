@@ -8,10 +8,13 @@ from the testbed's own record.
 from __future__ import annotations
 
 import statistics
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import pytest
 
 from piecework import clock
 from piecework.ledger.charges import RULES, Bill, bill_machine
@@ -34,9 +37,9 @@ HARMED_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Aftermath:
-    """What was measured: seconds by machine; containers that found their machine there already."""
+    """What was measured: machines, containers on them, and how many of those found theirs there."""
 
-    machines: int
+    names: tuple[str, ...]
     containers: int
     hand_overs: int
     #: From the end of its last work, or of its minimum where that is later, to its return.
@@ -46,7 +49,7 @@ class Aftermath:
 
     def __str__(self) -> str:
         return (
-            f"{self.machines} machines, {self.containers} containers, {self.hand_overs} of them "
+            f"{len(self.names)} machines, {self.containers} containers, {self.hand_overs} of them "
             f"by hand-over; seconds paid without need: {_spread(self.unneeded_seconds)}; "
             f"seconds billed beyond the record: {_spread(self.billed_beyond_seconds)}"
         )
@@ -140,7 +143,7 @@ def _measure(arena: Arena) -> Aftermath:
     assert not wrong, wrong
     per_machine = Counter(each.machine for each in ran)
     hand_overs = sum(count - 1 for count in per_machine.values())
-    return Aftermath(len(beyond), len(ran), hand_overs, tuple(unneeded), tuple(beyond))
+    return Aftermath(tuple(_lives(arena)), len(ran), hand_overs, tuple(unneeded), tuple(beyond))
 
 
 def _was_harmed(arena: Arena, name: str, known: Machine) -> bool:
@@ -175,3 +178,10 @@ def _spread(seconds: tuple[float, ...]) -> str:
         f"median {statistics.median(ordered):.1f}, 95% {high:.1f}, "
         f"{ordered[0]:.1f} to {ordered[-1]:.1f}"
     )
+
+
+def say(config: pytest.Config, line: str) -> None:
+    """Prints a line that is seen although tests' output is not."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(f"\n{line}", file=sys.stderr, flush=True)

@@ -44,15 +44,18 @@ CLAIMS = "karpenter.sh/v1"
 TYPES = ("m6a.large", "m6a.xlarge")
 #: Machines of the second type: a run that asks for this finds none that is idle from another.
 LARGER = {"cpu": 4, "memory": "8Gi"}
-#: What a pool of rounds has besides its machines: limits that a test can wait for.
-LIMITS = """
-max_machines = 6
+T = TypeVar("T")
+_numbers = itertools.count(1)
+
+
+def limits(machines: int) -> str:
+    """What a pool has in piecework.toml besides its machines: limits that a test can wait for."""
+    return f"""
+max_machines = {machines}
 lost_after = "5s"
 pull_timeout = "10s"
 join_timeout = "30s"
 """
-T = TypeVar("T")
-_numbers = itertools.count(1)
 
 
 def work(seconds: float, exit_code: int = 0) -> str:
@@ -280,7 +283,7 @@ def shell_image(here: Place) -> str:
 
 @contextmanager
 def arena(
-    here: Place, api: Api, kind: str, home: Path, more: str = LIMITS, *, second: bool = False
+    here: Place, api: Api, kind: str, home: Path, more: str, *, second: bool = False
 ) -> Iterator[Arena]:
     """A pool with a keeper; `second` is for another namespace in which runs may be asked for.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +19,16 @@ import pytest
 from piecework.ledger.events import Outcome
 from testbed import components, faults, images, record, wishes
 from testbed.errors import MissingProgramError
-from tests.cluster.aftermath import check_now, settle
+from tests.cluster.aftermath import check_now, say, settle
 from tests.cluster.conftest import Cluster
-from tests.cluster.rounds import KINDS, LARGER, Arena, asleep, kill, work
+from tests.cluster.rounds import KINDS, LARGER, Arena, asleep, kill, limits, work
 from tests.cluster.rounds import arena as make_arena
+from tests.cluster.soak import play
 
 #: Another keeper has to act within this time.
 TAKEOVER_SECONDS = 15.0
+#: Random rounds; the bench plays more.
+ROUNDS = 5
 
 
 def on(kind: str) -> pytest.MarkDecorator:
@@ -51,20 +53,14 @@ def arenas(
         def get(kind: str) -> Arena:
             if kind not in made:
                 home = tmp_path_factory.mktemp(kind)
-                made[kind] = stack.enter_context(make_arena(here, whole_cluster.api, kind, home))
+                opened = make_arena(here, whole_cluster.api, kind, home, limits(6))
+                made[kind] = stack.enter_context(opened)
             return made[kind]
 
         yield get
         for kind, arena in made.items():
             assert arena.keeper
             say(pytestconfig, f"{kind}: {settle(arena)}")
-
-
-def say(config: pytest.Config, line: str) -> None:
-    """Prints a line that is seen although tests' output is not."""
-    capture = config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print(f"\n{line}", file=sys.stderr, flush=True)
 
 
 @pytest.fixture
@@ -390,3 +386,16 @@ def test_a_machine_is_given_back_at_the_moment_when_the_next_run_arrives(arena: 
     with ThreadPoolExecutor(4) as pool:
         for attempt in list(pool.map(follow, first, delays)):
             succeeds(arena, attempt)
+
+
+def test_random_rounds(arenas: Callable[[str], Arena], pytestconfig: pytest.Config) -> None:
+    """Each can be repeated: PIECEWORK_TESTBED_SEED=N begins with the round of that seed."""
+    told = os.environ.get("PIECEWORK_TESTBED_SEED")
+    first = int(told) if told else random.SystemRandom().randrange(100_000)
+    for seed in range(first, first + ROUNDS):
+        kind = KINDS[seed % len(KINDS)]
+        say(pytestconfig, f"a round on {kind}, seed {seed}")
+        arena = arenas(kind)
+        assert arena.keeper
+        say(pytestconfig, play(arena, seed))
+        check_now(arena)
