@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+from piecework import clock
 from piecework.keeper.cluster.actions import Action, EndAttempt, GiveBack, Release
 from piecework.keeper.cluster.snapshot import AttemptSeen, Snapshot
 from piecework.ledger.events import Outcome
@@ -79,10 +80,10 @@ def _reasons(snapshot: Snapshot, attempt: AttemptSeen, pool: Pool) -> Iterator[t
         yield from _broken_gang(attempt)
     request, now = attempt.request, snapshot.now
     if request is not None and request.deadline_seconds and request.on_deadline == "cancel":
-        promised = timedelta(seconds=request.deadline_seconds)
-        if now - attempt.queued_at > promised:
-            after = format_duration(promised)
-            yield Outcome.TIMEOUT, f"its deadline, {after} after it was queued, has passed"
+        deadline = attempt.queued_at + timedelta(seconds=request.deadline_seconds)
+        if now >= deadline:
+            passed = f"its deadline, {clock.to_text(deadline)}, has passed (on_deadline: cancel)"
+            yield Outcome.CANCELLED, passed
     if request is not None and request.timeout_seconds:
         limit = timedelta(seconds=request.timeout_seconds)
         bound = attempt.first.bound_at

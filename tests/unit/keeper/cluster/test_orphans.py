@@ -86,7 +86,8 @@ def test_a_deadline_ends_an_attempt_only_where_that_was_asked_for() -> None:
     late = {"deadline_seconds": 60, "queued_at": "2026-11-24T11:58:00Z"}
     assert find_orphans(world([waiting("run", **late, on_deadline="notify")])) == []
     end = _end(world([waiting("run", **late, on_deadline="cancel")]))
-    assert end.outcome is Outcome.TIMEOUT
+    assert end.outcome is Outcome.CANCELLED
+    assert end.cause.startswith("its deadline, 2026-11-24T11:59:00")
 
 
 def test_an_attempt_that_its_kubelet_does_not_end_is_ended() -> None:
