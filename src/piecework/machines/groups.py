@@ -22,6 +22,9 @@ from piecework.units import format_duration
 TAG = "k8s.io/cluster-autoscaler/"
 TEMPLATE = f"{TAG}node-template/"
 GPU = "nvidia.com/gpu"
+#: By this label the autoscaler knows that a machine's GPUs are yet to come: without it, it would
+#: take a machine whose device plug-in is late for one that has none, and buy another.
+ACCELERATOR = "k8s.amazonaws.com/accelerator"
 #: Kills running jobs to spread machines over zones (kubernetes/autoscaler#1744).
 REBALANCE = "AZRebalance"
 #: How long a machine stands idle before the autoscaler gives it back.
@@ -97,7 +100,10 @@ def settings_of(pool: Pool, group: Group, cluster: str) -> GroupSettings:
 
 def labels_of(pool: Pool, group: Group) -> dict[str, str]:
     """The labels of the group's machines."""
-    return {labels.POOL: pool.name, labels.CAPACITY: "spot" if group.spot else "on-demand"}
+    found = {labels.POOL: pool.name, labels.CAPACITY: "spot" if group.spot else "on-demand"}
+    if _gpus(group):
+        found[ACCELERATOR] = "nvidia"
+    return found
 
 
 def taints_of(pool: Pool) -> dict[str, str]:
@@ -122,10 +128,14 @@ def tags_of(pool: Pool, group: Group, cluster: str) -> dict[str, str]:
     found |= {f"{TEMPLATE}taint/{key}": value for key, value in taints_of(pool).items()}
     options = options_of(pool)
     found |= {f"{TEMPLATE}autoscaling-options/{key}": value for key, value in options.items()}
-    machine = load_price_book(pool).find(group.type)
-    if machine is not None and machine.gpus:
-        found[f"{TEMPLATE}resources/{GPU}"] = str(machine.gpus)
+    if _gpus(group):
+        found[f"{TEMPLATE}resources/{GPU}"] = str(_gpus(group))
     return found
+
+
+def _gpus(group: Group) -> int:
+    machine = load_price_book().find(group.type)
+    return 0 if machine is None else machine.gpus
 
 
 def flags_of(cluster: str) -> list[str]:

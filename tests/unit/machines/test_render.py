@@ -226,6 +226,8 @@ def test_gpus_are_known_before_there_is_a_machine() -> None:
     tag = "k8s.io/cluster-autoscaler/node-template/resources/nvidia.com/gpu"
     assert group_named("gpu").tags[tag] == "1"
     assert tag not in group_named("cheap").tags
+    # Else the autoscaler buys another machine while the device plug-in starts.
+    assert "k8s.amazonaws.com/accelerator=nvidia" in group_named("gpu").kubelet_flags[0]
 
 
 def test_idle_machines_go_at_once_or_when_the_pool_says() -> None:
