@@ -152,11 +152,10 @@ def rank(pools: Sequence[Pool]) -> dict[int, list[str]]:
 
     Of a pool whose spot prices are unknown its spot groups come first.
     """
-    prices = {_rank_of(pool, group): [] for pool in pools for group in pool.groups}
-    ranked: dict[tuple[bool, bool, Decimal], list[str]] = prices
+    ranked: dict[tuple[bool, bool, Decimal], list[str]] = {}
     for pool in pools:
         for group in pool.groups:
-            ranked[_rank_of(pool, group)].append(group.name)
+            ranked.setdefault(_rank_of(pool, group), []).append(group.name)
     ordered = sorted(ranked)
     return {10 * (len(ordered) - place): ranked[each] for place, each in enumerate(ordered)}
 
