@@ -27,6 +27,8 @@ BENCHES = (
     "peers",
     "keeper_scale",
     "triggers",
+    "faults",
+    "soak",
 )
 
 

@@ -39,9 +39,11 @@ HARMED_SECONDS = 20.0
 class Aftermath:
     """What was measured: machines, containers on them, and how many of those found theirs there."""
 
-    names: tuple[str, ...]
+    machines: int
     containers: int
     hand_overs: int
+    #: Machines on which nothing ever ran.
+    unused: int
     #: From the end of its last work, or of its minimum where that is later, to its return.
     unneeded_seconds: tuple[float, ...]
     #: How much longer a machine was billed than it was paid for.
@@ -49,7 +51,7 @@ class Aftermath:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.names)} machines, {self.containers} containers, {self.hand_overs} of them "
+            f"{self.machines} machines, {self.containers} containers, {self.hand_overs} of them "
             f"by hand-over; seconds paid without need: {_spread(self.unneeded_seconds)}; "
             f"seconds billed beyond the record: {_spread(self.billed_beyond_seconds)}"
         )
@@ -143,7 +145,8 @@ def _measure(arena: Arena) -> Aftermath:
     assert not wrong, wrong
     per_machine = Counter(each.machine for each in ran)
     hand_overs = sum(count - 1 for count in per_machine.values())
-    return Aftermath(tuple(_lives(arena)), len(ran), hand_overs, tuple(unneeded), tuple(beyond))
+    unused = len(beyond) - len(per_machine)
+    return Aftermath(len(beyond), len(ran), hand_overs, unused, tuple(unneeded), tuple(beyond))
 
 
 def _was_harmed(arena: Arena, name: str, known: Machine) -> bool:
