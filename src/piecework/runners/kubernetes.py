@@ -34,7 +34,6 @@ from piecework.runners.pods import (
     attempt_status,
     end_of,
     is_final,
-    phase_of,
     read_request,
     started_at,
 )
@@ -138,8 +137,7 @@ class KubernetesRunner:
         """
         log = self._logs.get(attempt)
         if log is None:
-            pods = sorted(self._pods(attempt), key=lambda pod: str(pod["metadata"]["name"]))
-            first = pods[0] if pods else None
+            first = self._first_pod(attempt)
             if first is None:
                 return self._read_kept(attempt, offset, limit)
             if started_at(first) is None:
@@ -306,9 +304,15 @@ class KubernetesRunner:
                 log.start()
         return log
 
-    def _is_over(self, attempt: str) -> bool:
+    def _first_pod(self, attempt: str) -> Object | None:
+        """The only pod of an attempt, or of a gang the one whose log is the attempt's."""
         pods = self._pods(attempt)
-        return not pods or all(phase_of(pod) == "ended" for pod in pods)
+        return min(pods, key=lambda pod: str(pod["metadata"]["name"]), default=None)
+
+    def _is_over(self, attempt: str) -> bool:
+        """Whether no more of its log will come."""
+        first = self._first_pod(attempt)
+        return first is None or is_final(first)
 
     def _read_kept(self, attempt: str, offset: int, limit: int) -> bytes:
         if not self.settings.store:
