@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 #: Requests to the API server at the same time.
 THREADS = 8
+#: How long one tick may act, in seconds; what is left is decided again, from what is true then.
+LONGEST_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +69,19 @@ class Executor:
     )
 
     def apply(self, actions: Iterable[Action]) -> list[Done]:
-        """Does the actions; those about one machine or attempt in their order, others at once."""
+        """Does the actions, in their order where they are about one machine or attempt.
+
+        After LONGEST_SECONDS the rest is left: what happens meanwhile must be looked at.
+        """
         chains: dict[str, list[Action]] = {}
         for action in actions:
             chains.setdefault(_subject(action), []).append(action)
-        done: list[Done] = []
-        for results in self.threads.map(self._chain, chains.values()):
-            done += results
+        left, done = list(chains.values()), list[Done]()
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while left and time.monotonic() < deadline:
+            batch, left = left[: 2 * THREADS], left[2 * THREADS :]
+            for results in self.threads.map(self._chain, batch):
+                done += results
         return done
 
     def _chain(self, actions: list[Action]) -> list[Done]:

@@ -45,8 +45,21 @@ logger = logging.getLogger(__name__)
 DEBOUNCE_SECONDS = 0.1
 #: After a tick it rests at least so many times as long as that took: at most a fifth of a core.
 REST = 4.0
-#: What can wait is done in portions, so that thousands of it hold up no admission.
-MOST_AT_ONCE = {"tell-waiting": 40, "mark-recorded": 100, "remove-pod": 100}
+#: What is done first where there is much to do: first whatever saves money, then whoever waits.
+URGENCY = (
+    "end",
+    "note-interruption",
+    "release",
+    "give-back",
+    "stamp-machine",
+    "admit",
+    "tell-waiting",
+    "mark-recorded",
+    "forget-machine",
+    "remove-pod",
+)
+#: What can wait is done in portions, so that thousands of it hold up nothing else.
+MOST_AT_ONCE = {"tell-waiting": 40, "mark-recorded": 100, "remove-pod": 100, "forget-machine": 50}
 #: Between two ticks without a change.
 IDLE_SECONDS = 1.0
 #: How long a single look waits for what others find out.
@@ -279,10 +292,10 @@ class Tending:
 
 
 def in_portions(actions: Iterable[Action]) -> list[Action]:
-    """The actions, but of what can wait only the first few: the next tick decides the rest."""
+    """The most urgent first; of what can wait only a few: the next tick decides the rest."""
     left = dict(MOST_AT_ONCE)
     taken = []
-    for action in actions:
+    for action in sorted(actions, key=lambda action: URGENCY.index(action.kind)):
         if action.kind in left:
             left[action.kind] -= 1
             if left[action.kind] < 0:
