@@ -71,7 +71,7 @@ def render_access(pools: Sequence[Pool]) -> list[Object]:
     objects: list[Object] = [
         _account(KEEPER, home),
         _account(SUBMITTER, home),
-        *(_job_account(pool) for pool in pools if pool.service_account),
+        *_job_accounts(pools),
         _role("ClusterRole", KEEPER, None, _keeper_everywhere(pools)),
         _binding("ClusterRoleBinding", KEEPER, None, "ClusterRole", KEEPER, home),
     ]
@@ -210,11 +210,13 @@ def _account(name: str, namespace: str) -> Object:
     }
 
 
-def _job_account(pool: Pool) -> Object:
-    return {**_account(str(pool.service_account), pool.namespace), _NO_TOKEN: False}
-
-
-_NO_TOKEN = "automountServiceAccountToken"  # noqa: S105 - the field's name
+def _job_accounts(pools: Sequence[Pool]) -> list[Object]:
+    """Those that pools name for their pods, each once."""
+    named = {(pool.service_account, pool.namespace): None for pool in pools if pool.service_account}
+    return [
+        {**_account(str(name), namespace), "automountServiceAccountToken": False}
+        for name, namespace in named
+    ]
 
 
 def _rule(group: str, resources: list[str], verbs: list[str]) -> Object:

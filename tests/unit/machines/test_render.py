@@ -329,7 +329,8 @@ def test_jobs_preempt_nobody() -> None:
 
 def test_a_jobs_service_account_mounts_no_token() -> None:
     pool = BURST.model_copy(update={"service_account": "job"})
-    account = only(render([pool]), "ServiceAccount", "job")
+    other = pool.model_copy(update={"name": "other"})
+    account = only(render([pool, other]), "ServiceAccount", "job")
     assert account["automountServiceAccountToken"] is False
 
 
