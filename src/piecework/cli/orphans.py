@@ -27,6 +27,7 @@ def command(pools: tuple[str, ...], delete: bool, as_json: bool) -> int:
         found = find_orphans(keeper.look_around())
         failed = []
         if delete:
+            keeper.executor.longest_seconds = 300.0
             done = keeper.executor.apply(action for item in found for action in item.actions)
             failed = [result.error for result in done if result.error is not None]
     if as_json:

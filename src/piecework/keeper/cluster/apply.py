@@ -64,6 +64,7 @@ class Executor:
     kube: Kube
     providers: Mapping[str, Provider]
     may_act: Callable[[], bool] = lambda: True
+    longest_seconds: float = LONGEST_SECONDS
     threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="keeper")
     )
@@ -71,13 +72,13 @@ class Executor:
     def apply(self, actions: Iterable[Action]) -> list[Done]:
         """Does the actions, in their order where they are about one machine or attempt.
 
-        After LONGEST_SECONDS the rest is left: what happens meanwhile must be looked at.
+        After `longest_seconds` the rest is left: what happens meanwhile must be looked at.
         """
         chains: dict[str, list[Action]] = {}
         for action in actions:
             chains.setdefault(_subject(action), []).append(action)
         left, done = list(chains.values()), list[Done]()
-        deadline = time.monotonic() + LONGEST_SECONDS
+        deadline = time.monotonic() + self.longest_seconds
         while left and time.monotonic() < deadline:
             batch, left = left[: 2 * THREADS], left[2 * THREADS :]
             for results in self.threads.map(self._chain, batch):
