@@ -40,7 +40,7 @@ SAFETY = timedelta(minutes=10)
 #: machines under running jobs when their configuration drifts.
 BUDGETS = [{"nodes": "100%", "reasons": ["Empty"]}, {"nodes": "0", "reasons": ["Drifted"]}]
 #: The requirement by which Karpenter stamps each machine with the run that it was bought for.
-STAMP = {"key": labels.RUN, "operator": "Exists"}
+STAMP: Object = {"key": labels.RUN, "operator": "Exists"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +112,14 @@ def render_node_pool(pool: Pool) -> Object:
     Machines never expire under a job, and wait for the keeper to give them back; should there be
     no keeper, Karpenter removes idle ones itself after a while.
     """
-    requirements: list[Object] = [
+    requirements = [
         dict(STAMP),
-        {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]},
-        {
-            "key": "karpenter.sh/capacity-type",
-            "operator": "In",
-            "values": ["spot", "on-demand"],
-        },
+        _require("kubernetes.io/os", ["linux"]),
+        _require("karpenter.sh/capacity-type", ["spot", "on-demand"]),
+        _require("kubernetes.io/arch", ["amd64", "arm64"])
+        if pool.types is None
+        else _require("node.kubernetes.io/instance-type", list(pool.types)),
     ]
-    if pool.types is None:
-        architectures = {"key": "kubernetes.io/arch", "values": ["amd64", "arm64"]}
-        requirements.append({**architectures, "operator": "In"})
-    else:
-        types = {"key": "node.kubernetes.io/instance-type", "values": list(pool.types)}
-        requirements.append({**types, "operator": "In"})
     spec: Object = {
         "template": {
             "metadata": {"labels": {labels.POOL: pool.name}},
@@ -175,6 +168,10 @@ def render_priorities(pools: Sequence[Pool]) -> Object:
         "metadata": {"name": groups.PRIORITIES, "namespace": AUTOSCALER_NAMESPACE},
         "data": {"priorities": "\n".join(lines) + "\n"},
     }
+
+
+def _require(key: str, values: list[str]) -> Object:
+    return {"key": key, "operator": "In", "values": values}
 
 
 def _seconds(duration: timedelta) -> str:
