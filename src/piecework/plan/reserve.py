@@ -93,7 +93,7 @@ def read_learned(data: Mapping[str, str]) -> dict[str, Usable]:
         try:
             value = json.loads(text)
             found = Usable(parse_cpu(value["cpu"]), Memory(int(value["memory_bytes"])))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             continue
         if is_enough(found):
             learned[name] = found

@@ -213,7 +213,7 @@ def attempt_status(pods: Sequence[Object], now: datetime) -> AttemptStatus:
     first = ordered[0]
     request = read_request(first)
     phases = [phase_of(pod) for pod in ordered]
-    complete = len(ordered) >= int(request.get("count") or 1)
+    complete = len(ordered) >= (_whole(request.get("count")) or 1)
     over = all(phase == "ended" for phase in phases)
     running = "running" in phases or ("ended" in phases and complete)
     state = "ended" if over else "running" if running else "waiting"
@@ -223,7 +223,7 @@ def attempt_status(pods: Sequence[Object], now: datetime) -> AttemptStatus:
     decisive = _decisive(ordered) if over else first
     ending = ending_of(decisive) if over else None
     success = ending is not None and ending.outcome is Outcome.SUCCESS
-    memory = request.get("memory_bytes")
+    memory = _whole(request.get("memory_bytes"))
     return AttemptStatus(
         attempt=attempt_of(first),
         state=state,
@@ -238,7 +238,7 @@ def attempt_status(pods: Sequence[Object], now: datetime) -> AttemptStatus:
         exit_code=ending.exit_code if ending else None,
         result=result_of(first) if success else None,
         owner=_owner(request.get("owner")),
-        memory=Memory(int(memory)) if memory is not None else None,
+        memory=Memory(memory) if memory is not None else None,
     )
 
 
@@ -339,8 +339,8 @@ def _failure(pod: Object, ended: Mapping[str, Any], code: int | None) -> Ending:
     if message.get("failed"):
         return Ending(Outcome.ERROR, str(message["failed"]))
     if reason == "OOMKilled" or message.get("out_of_memory"):
-        memory = read_request(pod).get("memory_bytes")
-        limit = "" if memory is None else f" of {Memory(int(memory)).rounded()}"
+        memory = _whole(read_request(pod).get("memory_bytes"))
+        limit = "" if memory is None else f" of {Memory(memory).rounded()}"
         return Ending(Outcome.OUT_OF_MEMORY, f"used all of its memory{limit}", code)
     if reason in ("StartError", "ContainerCannotRun"):
         return Ending(Outcome.ERROR, f"its command cannot be started: {_line(_message(pod))}", code)
@@ -467,6 +467,11 @@ def _owner(raw: object) -> Owner | None:
         return Owner(**raw) if isinstance(raw, dict) else None
     except TypeError:  # of a later version
         return None
+
+
+def _whole(value: object) -> int | None:
+    """A number of something, where that is what was written."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _json_annotation(pod: Object, name: str) -> Mapping[str, Any]:

@@ -32,6 +32,7 @@ from piecework.units import Memory
 from tests.unit.runners.pod_objects import IMAGE, T0, Pod, at, said, text
 
 CANCELLED, INTERRUPTED, ERROR = Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.ERROR
+ALL_ANNOTATIONS = (labels.END, labels.WAITING, labels.ADMITTED)
 EVICTED = {"reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
 
 
@@ -209,6 +210,29 @@ def test_broken_annotations_are_as_none(annotations: dict[str, str]) -> None:
     status = attempt_status([pod], T0)
     assert status.state == "waiting"
     assert status.reason
+
+
+values = st.none() | st.booleans() | st.floats() | st.text(max_size=3) | st.integers()
+fields = st.sampled_from(
+    ["run", "number", "count", "memory_bytes", "queued_at", "owner", "engine", "at", "since",
+     "reason", "outcome", "cause"]
+)  # fmt: skip
+
+
+@given(
+    st.dictionaries(fields, values | st.lists(values, max_size=2)),
+    st.dictionaries(fields, values),
+    st.sampled_from([Pod().running(), Pod().exited(0), Pod().exited(137, reason="OOMKilled")]),
+)
+def test_annotations_of_any_shape_are_survived(
+    request: dict[str, object], other: dict[str, object], pod: Pod
+) -> None:
+    annotations = {labels.REQUEST: request, **dict.fromkeys(ALL_ANNOTATIONS, other)}
+    pod["metadata"]["annotations"] = {name: json.dumps(v) for name, v in annotations.items()}
+    status = attempt_status([pod], T0)
+    assert status.state in ("running", "ended")
+    assert status.attempt
+    assert queued_at(pod)
 
 
 def test_times_are_those_of_the_pod() -> None:
