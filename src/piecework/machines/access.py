@@ -22,6 +22,7 @@ SUBMITTER = "piecework-submitter"
 SETTINGS = "piecework-settings"
 _SETTINGS_FOLDER = "/etc/piecework"
 _HOME = "/var/lib/piecework"
+_OURS = {"app.kubernetes.io/managed-by": "piecework"}
 _RBAC = "rbac.authorization.k8s.io"
 _READ = ["get", "list", "watch"]
 _USER = 65532
@@ -197,9 +198,6 @@ def render_keeper(pools: Sequence[Pool], image: str) -> Object:
             },
         },
     }
-
-
-_OURS = {"app.kubernetes.io/managed-by": "piecework"}
 
 
 def _account(name: str, namespace: str) -> Object:
