@@ -303,6 +303,11 @@ AS_USER = k8s.V1PodSecurityContext(
     seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
 )
 with DAG("pods", schedule=None, start_date=datetime(2024, 1, 1)):
+    @task.piecework(machine={"cpu": 1})
+    def add(left, right):
+        return {"sum": left + right}
+
+    add(2, 3)
     MachinePodOperator(
         task_id="written",
         image="SHELL",
@@ -353,6 +358,7 @@ def test_pods_that_people_write_get_machines_of_their_own(bought: Bought) -> Non
     assert any("completed Succeeded" in line for line in log)
     assert world.client.result("pods", run, "written") == {"n": 7}
     assert any("hello from" in line for line in world.log("pods", run, "unchanged"))
+    assert world.client.result("pods", run, "add") == {"sum": 5}
 
     def unchanged() -> list[Any]:
         attempts = ground.timeline().attempts.values()

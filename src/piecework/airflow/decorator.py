@@ -70,16 +70,17 @@ class PieceworkDecoratedOperator(DecoratedOperator, JobOperator):
 
     def execute(self, context: Any) -> Any:
         """In a worker: writes the program with its arguments, then hands over as any job."""
-        folder = PlatformFolder(config.load().home).root / "functions"
         source = self.get_python_source()
         program = make_program(source, self.python_callable.__name__, self.op_args, self.op_kwargs)
-        name = f"{hashlib.blake2b(program.encode(), digest_size=12).hexdigest()}.py"
+        digest = hashlib.blake2b(program.encode(), digest_size=12).hexdigest()
+        # A folder for each: on a cluster, all that lies in a program's folder is brought along.
+        folder = PlatformFolder(config.load().home).root / "functions" / digest
         folder.mkdir(parents=True, exist_ok=True)
-        write_private(folder / name, program)
-        # Modules beside the DAG file stay importable, as they are for Airflow's own tasks.
+        write_private(folder / _PLACEHOLDER, program)
+        # Modules beside the DAG file stay importable on this host, as for Airflow's own tasks.
         beside = Path(self.dag.fileloc).parent if self.has_dag() else Path.cwd()
         self.env = {"PYTHONPATH": str(beside), **dict(self.env)}
-        self.program, self.code = {"run": name}, str(folder)
+        self.program, self.code = {"run": _PLACEHOLDER}, str(folder)
         return JobOperator.execute(self, context)
 
 
