@@ -52,7 +52,7 @@ def read(place: Place, namespaces: Collection[str]) -> list[Ran]:
     for name, log in _logs(place):
         life = lives.get(name)
         died = (life.stopped if life else None) or now()
-        found += _read_log(name, log.read_text(errors="replace").splitlines(), died)
+        found += read_log(name, log.read_text(errors="replace").splitlines(), died)
     chosen = (ran for ran in found if ran.namespace in namespaces)
     return sorted(chosen, key=lambda ran: ran.start)
 
@@ -66,7 +66,7 @@ def _logs(place: Place) -> Iterator[tuple[str, Path]]:
             yield named["name"], folder / "containerd.log"
 
 
-def _read_log(name: str, lines: Iterable[str], died: datetime) -> Iterator[Ran]:
+def read_log(name: str, lines: Iterable[str], died: datetime) -> Iterator[Ran]:
     """The containers of one machine; those that did not end before it did ended with it."""
     pod_of: dict[str, tuple[str, str]] = {}
     sandbox_of: dict[str, str] = {}
