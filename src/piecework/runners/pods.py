@@ -10,32 +10,45 @@ which somebody ended its pod, nobody can tell which came first, and it counts as
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from piecework import clock
 from piecework.ledger.events import Outcome
 from piecework.plan import labels
 from piecework.runners.outcome import Ending, signal_name
+from piecework.runners.pod_fields import (
+    Object,
+    condition_of,
+    container_statuses,
+    deleted_at,
+    disrupted_at,
+    image_of,
+    index_of,
+    last_transition,
+    launcher_message,
+    main_status,
+    message_of,
+    one_line,
+    read_annotation,
+    read_time,
+    read_whole,
+    said_by,
+    terminated_of,
+    unpack_result,
+)
 from piecework.runners.runner import AttemptStatus, Owner
 from piecework.units import Memory
 
-#: An object of Kubernetes, as its JSON.
-Object = Mapping[str, Any]
-
-_NAMED_CONTAINER = "kubectl.kubernetes.io/default-container"
 _KUEUE_GATE = "kueue.x-k8s.io/admission"
 _KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 #: What a kubelet gives as the reason where it ended a pod for its own machine's sake.
 _EVICTIONS = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated")
 #: The states of a container that is being made, in which nothing is wrong.
 _IN_THE_MAKING = ("ContainerCreating", "PodInitializing", "")
-_LONGEST_MESSAGE = 400
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -55,12 +68,12 @@ class End:
 
 def read_request(pod: Object) -> Mapping[str, Any]:
     """What the keeper needs of the attempt (REQUEST); empty where it is missing or broken."""
-    return _json_annotation(pod, labels.REQUEST)
+    return read_annotation(pod, labels.REQUEST)
 
 
 def end_of(pod: Object) -> End | None:
     """Why somebody ended the pod from outside, where that was written on it."""
-    raw = _json_annotation(pod, labels.END)
+    raw = read_annotation(pod, labels.END)
     try:
         return End(Outcome(raw["outcome"]), str(raw["cause"]), clock.from_text(raw["at"]))
     except (KeyError, ValueError, TypeError):
@@ -90,7 +103,7 @@ def is_final(pod: Object) -> bool:
         return False
     if not pod["spec"].get("nodeName") or metadata.get("deletionGracePeriodSeconds") == 0:
         return True
-    states = [status.get("state", {}) for status in _container_statuses(pod)]
+    states = [status.get("state", {}) for status in container_statuses(pod)]
     return bool(states) and all("terminated" in state for state in states)
 
 
@@ -102,11 +115,11 @@ def ending_of(pod: Object) -> Ending | None:
     """
     if not is_final(pod):
         return None
-    ended = _terminated(pod)
+    ended = terminated_of(pod)
     code = ended.get("exitCode") if ended else None
     phase = pod.get("status", {}).get("phase")
-    finished = _time(ended.get("finishedAt")) if ended else None
-    end, deleted = end_of(pod), _deleted_at(pod)
+    finished = read_time(ended.get("finishedAt")) if ended else None
+    end, deleted = end_of(pod), deleted_at(pod)
     if code == 0 and phase != "Failed" and _is_before(finished, end.at if end else None, deleted):
         return Ending(Outcome.SUCCESS, "exit code 0", 0)
     if end is not None and not (ended and _is_before(finished, end.at)):
@@ -115,37 +128,37 @@ def ending_of(pod: Object) -> Ending | None:
         seconds = pod["spec"].get("activeDeadlineSeconds")
         limit = "" if seconds is None else f" of {seconds:g} s"
         return Ending(Outcome.TIMEOUT, f"ran longer than its timeout{limit}", code)
-    if not (ended and _is_before(finished, deleted, _disrupted_at(pod))):
+    if not (ended and _is_before(finished, deleted, disrupted_at(pod))):
         return _interruption(pod, code)
     return _eviction(pod, code) or _failure(pod, ended, code)
 
 
 def queued_at(pod: Object) -> datetime | None:
     """When its run was asked for, by the request; else when the pod was made."""
-    return _time(read_request(pod).get("queued_at")) or _time(
+    return read_time(read_request(pod).get("queued_at")) or read_time(
         pod["metadata"].get("creationTimestamp")
     )
 
 
 def admitted_at(pod: Object) -> datetime | None:
     """When the keeper opened its gate."""
-    return _time(_json_annotation(pod, labels.ADMITTED).get("at"))
+    return read_time(read_annotation(pod, labels.ADMITTED).get("at"))
 
 
 def bound_at(pod: Object) -> datetime | None:
     """When the scheduler gave it its machine."""
-    condition = _condition(pod, "PodScheduled")
+    condition = condition_of(pod, "PodScheduled")
     if condition is None or condition.get("status") != "True":
         return None
-    return _time(condition.get("lastTransitionTime"))
+    return read_time(condition.get("lastTransitionTime"))
 
 
 def started_at(pod: Object) -> datetime | None:
     """When its program started, whether it still runs or not; None where none ever did."""
-    status = _main_status(pod)
+    status = main_status(pod)
     for state in (status.get("state", {}), status.get("lastState", {})):
         for name in ("running", "terminated"):
-            started = _time(state.get(name, {}).get("startedAt"))
+            started = read_time(state.get(name, {}).get("startedAt"))
             if started is not None:
                 return started
     return None
@@ -155,22 +168,22 @@ def ended_at(pod: Object) -> datetime | None:
     """When it ended: its program, or where none ended, whoever ended the pod; None before."""
     if not is_final(pod):
         return None
-    ended = _terminated(pod)
+    ended = terminated_of(pod)
     end = end_of(pod)
     candidates = (
-        _time(ended.get("finishedAt")) if ended else None,
+        read_time(ended.get("finishedAt")) if ended else None,
         end.at if end else None,
-        _deleted_at(pod),
-        _disrupted_at(pod),
-        _last_transition(pod),
-        _time(pod["metadata"].get("creationTimestamp")),
+        deleted_at(pod),
+        disrupted_at(pod),
+        last_transition(pod),
+        read_time(pod["metadata"].get("creationTimestamp")),
     )
     return next((at for at in candidates if at is not None), None)
 
 
 def use_of(pod: Object) -> Mapping[str, Any] | None:
     """What the program used, as its launcher measured it; None where nobody did."""
-    use = _launcher_message(pod).get("use")
+    use = launcher_message(pod).get("use")
     return use if isinstance(use, Mapping) else None
 
 
@@ -180,22 +193,22 @@ def result_of(pod: Object) -> Any:
     The launcher's message holds it; a container's own message is it.
     """
     if read_request(pod).get("engine") != "container":
-        return _unpack(_launcher_message(pod))
+        return unpack_result(launcher_message(pod))
     try:
-        return json.loads(_message(pod))
+        return json.loads(message_of(pod))
     except ValueError:
         return None
 
 
 def waiting_of(pod: Object) -> tuple[str, datetime | None]:
     """What a pod that does not run waits for, in words for its user, and since when."""
-    told = _json_annotation(pod, labels.WAITING)
-    reason, since = str(told.get("reason") or ""), _time(told.get("since"))
+    told = read_annotation(pod, labels.WAITING)
+    reason, since = str(told.get("reason") or ""), read_time(told.get("since"))
     phase = phase_of(pod)
     if phase == "gated":
         if reason:
             return reason, since
-        return _gate_of(pod), _time(pod["metadata"].get("creationTimestamp"))
+        return _gate_of(pod), read_time(pod["metadata"].get("creationTimestamp"))
     if phase == "waiting":
         admitted = admitted_at(pod)
         if reason and since is not None and (admitted is None or since >= admitted):
@@ -209,11 +222,11 @@ def attempt_status(pods: Sequence[Object], now: datetime) -> AttemptStatus:
 
     It has ended when all have, and as the first of them did that did not succeed.
     """
-    ordered = sorted(pods, key=_index_of)
+    ordered = sorted(pods, key=index_of)
     first = ordered[0]
     request = read_request(first)
     phases = [phase_of(pod) for pod in ordered]
-    complete = len(ordered) >= (_whole(request.get("count")) or 1)
+    complete = len(ordered) >= (read_whole(request.get("count")) or 1)
     over = all(phase == "ended" for phase in phases)
     running = "running" in phases or ("ended" in phases and complete)
     state = "ended" if over else "running" if running else "waiting"
@@ -223,7 +236,7 @@ def attempt_status(pods: Sequence[Object], now: datetime) -> AttemptStatus:
     decisive = _decisive(ordered) if over else first
     ending = ending_of(decisive) if over else None
     success = ending is not None and ending.outcome is Outcome.SUCCESS
-    memory = _whole(request.get("memory_bytes"))
+    memory = read_whole(request.get("memory_bytes"))
     return AttemptStatus(
         attempt=attempt_of(first),
         state=state,
@@ -259,7 +272,7 @@ def _decisive(pods: Sequence[Object]) -> Object:
     """
 
     def order(pod: Object) -> tuple[bool, datetime, int]:
-        return end_of(pod) is not None, ended_at(pod) or _NEVER, _index_of(pod)
+        return end_of(pod) is not None, ended_at(pod) or _NEVER, index_of(pod)
 
     failed = [pod for pod in pods if (e := ending_of(pod)) and e.outcome is not Outcome.SUCCESS]
     return min(failed, key=order) if failed else pods[0]
@@ -268,7 +281,7 @@ def _decisive(pods: Sequence[Object]) -> Object:
 def _why_all_wait(pods: Sequence[Object], *, complete: bool) -> tuple[str, datetime | None]:
     """Of a gang's reasons, that of the pod that is farthest from running."""
     if not complete:
-        return "its pods are being made", _time(pods[0]["metadata"].get("creationTimestamp"))
+        return "its pods are being made", read_time(pods[0]["metadata"].get("creationTimestamp"))
     order = ("gated", "waiting", "pulling", "running", "ended")
     return waiting_of(min(pods, key=lambda pod: order.index(phase_of(pod))))
 
@@ -284,22 +297,22 @@ def _gate_of(pod: Object) -> str:
 
 
 def _why_unscheduled(pod: Object) -> str:
-    condition = _condition(pod, "PodScheduled") or {}
-    said = _line(condition.get("message"))
+    condition = condition_of(pod, "PodScheduled") or {}
+    said = one_line(condition.get("message"))
     return f"waits for a machine: {said}" if said else "waits for a machine"
 
 
 def _why_not_started(pod: Object) -> str:
     machine = pod["spec"].get("nodeName", "")
-    for status in _container_statuses(pod, init=True):
+    for status in container_statuses(pod, init=True):
         waiting = status.get("state", {}).get("waiting")
         if waiting is None:
             continue
-        reason, said = waiting.get("reason", ""), _line(waiting.get("message"))
+        reason, said = waiting.get("reason", ""), one_line(waiting.get("message"))
         if reason in _IN_THE_MAKING:
             continue
         if "Image" in reason:
-            image = status.get("image") or _image(pod, status.get("name"))
+            image = status.get("image") or image_of(pod, status.get("name"))
             return f"its image {image} cannot be pulled ({reason}): {said or 'no reason given'}"
         return f"its container cannot be made on {machine} ({reason}): {said or 'no reason given'}"
     return f"its image is being pulled on {machine}"
@@ -308,9 +321,9 @@ def _why_not_started(pod: Object) -> str:
 def _interruption(pod: Object, code: int | None) -> Ending:
     """The ending of a pod that somebody ended, or whose machine refused or lost it."""
     status = pod.get("status", {})
-    condition = _condition(pod, "DisruptionTarget")
+    condition = condition_of(pod, "DisruptionTarget")
     if condition is not None and condition.get("status") == "True":
-        why = _why(condition) or "no reason given"
+        why = said_by(condition) or "no reason given"
         return Ending(Outcome.INTERRUPTED, f"its pod was disrupted ({why})", code)
     evicted = _eviction(pod, code)
     if evicted is not None:
@@ -318,7 +331,7 @@ def _interruption(pod: Object, code: int | None) -> Ending:
     if pod["metadata"].get("deletionTimestamp"):
         when = "" if started_at(pod) else " before its program had started"
         return Ending(Outcome.INTERRUPTED, f"its pod was deleted by somebody{when}", code)
-    why = _why(status) or "nobody saw its program end"
+    why = said_by(status) or "nobody saw its program end"
     if started_at(pod) is None:
         return Ending(Outcome.NEVER_STARTED, f"its machine refused the pod: {why}", code)
     return Ending(Outcome.INTERRUPTED, f"its pod failed: {why}", code)
@@ -329,21 +342,23 @@ def _eviction(pod: Object, code: int | None) -> Ending | None:
     status = pod.get("status", {})
     if status.get("reason") not in _EVICTIONS:
         return None
-    return Ending(Outcome.INTERRUPTED, f"its machine ended the pod ({_why(status)})", code)
+    return Ending(Outcome.INTERRUPTED, f"its machine ended the pod ({said_by(status)})", code)
 
 
 def _failure(pod: Object, ended: Mapping[str, Any], code: int | None) -> Ending:
     """The ending of a program that failed by itself."""
-    message = _launcher_message(pod)
+    message = launcher_message(pod)
     reason = ended.get("reason") or ""
     if message.get("failed"):
         return Ending(Outcome.ERROR, str(message["failed"]))
     if reason == "OOMKilled" or message.get("out_of_memory"):
-        memory = _whole(read_request(pod).get("memory_bytes"))
+        memory = read_whole(read_request(pod).get("memory_bytes"))
         limit = "" if memory is None else f" of {Memory(memory).rounded()}"
         return Ending(Outcome.OUT_OF_MEMORY, f"used all of its memory{limit}", code)
     if reason in ("StartError", "ContainerCannotRun"):
-        return Ending(Outcome.ERROR, f"its command cannot be started: {_line(_message(pod))}", code)
+        return Ending(
+            Outcome.ERROR, f"its command cannot be started: {one_line(message_of(pod))}", code
+        )
     if not code:
         return _failure_beside(pod)
     signal = f" ({signal_name(code - 128)})" if 128 < code < 128 + 65 else ""
@@ -352,12 +367,12 @@ def _failure(pod: Object, ended: Mapping[str, Any], code: int | None) -> Ending:
 
 def _failure_beside(pod: Object) -> Ending:
     """The ending of a pod that failed although its main container did not."""
-    for status in _container_statuses(pod, init=True):
+    for status in container_statuses(pod, init=True):
         code = status.get("state", {}).get("terminated", {}).get("exitCode")
         if code:
             what = f"exit code {code} of its container {status.get('name')}"
             return Ending(Outcome.ERROR, what, code)
-    why = _why(pod.get("status", {})) or "no reason given"
+    why = said_by(pod.get("status", {})) or "no reason given"
     return Ending(Outcome.INTERRUPTED, f"its pod failed: {why}")
 
 
@@ -372,134 +387,8 @@ def _is_before(finished: datetime | None, *ends: datetime | None) -> bool:
     return finished is not None and finished < min(known)
 
 
-def _deleted_at(pod: Object) -> datetime | None:
-    """When somebody asked for its deletion: the API server writes when its grace will be over."""
-    metadata = pod["metadata"]
-    over = _time(metadata.get("deletionTimestamp"))
-    if over is None:
-        return None
-    return over - timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
-
-
-def _disrupted_at(pod: Object) -> datetime | None:
-    condition = _condition(pod, "DisruptionTarget") or {}
-    return _time(condition.get("lastTransitionTime")) if condition.get("status") == "True" else None
-
-
-def _main_name(pod: Object) -> str:
-    """The container that the pod is about: the one that it names as such, else its first."""
-    named: str | None = pod["metadata"].get("annotations", {}).get(_NAMED_CONTAINER)
-    first: str = pod["spec"]["containers"][0]["name"]
-    return named or first
-
-
-def _main_status(pod: Object) -> Mapping[str, Any]:
-    name = _main_name(pod)
-    for status in _container_statuses(pod):
-        if status.get("name") == name:
-            return status
-    return {}
-
-
-def _container_statuses(pod: Object, *, init: bool = False) -> Iterable[Mapping[str, Any]]:
-    status = pod.get("status", {})
-    first = status.get("initContainerStatuses") or () if init else ()
-    return [*first, *(status.get("containerStatuses") or ())]
-
-
-def _terminated(pod: Object) -> Mapping[str, Any] | None:
-    found: Mapping[str, Any] | None = _main_status(pod).get("state", {}).get("terminated")
-    return found
-
-
-def _message(pod: Object) -> str:
-    return str((_terminated(pod) or {}).get("message") or "")
-
-
-def _launcher_message(pod: Object) -> Mapping[str, Any]:
-    """What the launcher left as the pod's termination message; empty where it left nothing."""
-    try:
-        found = json.loads(_message(pod))
-    except ValueError:
-        return {}
-    is_launchers = isinstance(found, dict) and "use" in found and "result" in found
-    return found if is_launchers else {}
-
-
-def _unpack(message: Mapping[str, Any]) -> Any:
-    """The result in a launcher's message, which is packed where it is long."""
-    if "packed" not in message:
-        return message.get("result")
-    try:
-        return json.loads(zlib.decompress(base64.b64decode(message["packed"])))
-    except (ValueError, TypeError, zlib.error):
-        return None
-
-
-def _image(pod: Object, container: str | None) -> str:
-    for each in pod["spec"]["containers"]:
-        if each["name"] == container:
-            return str(each.get("image", ""))
-    return ""
-
-
-def _condition(pod: Object, kind: str) -> Mapping[str, Any] | None:
-    for condition in pod.get("status", {}).get("conditions") or ():
-        if condition.get("type") == kind:
-            found: Mapping[str, Any] = condition
-            return found
-    return None
-
-
-def _last_transition(pod: Object) -> datetime | None:
-    conditions = pod.get("status", {}).get("conditions") or ()
-    times = (_time(condition.get("lastTransitionTime")) for condition in conditions)
-    return max(filter(None, times), default=None)
-
-
-def _index_of(pod: Object) -> int:
-    text = pod["metadata"].get("labels", {}).get(labels.INDEX, "0")
-    return int(text) if text.isdigit() else 0
-
-
 def _owner(raw: object) -> Owner | None:
     try:
         return Owner(**raw) if isinstance(raw, dict) else None
     except TypeError:  # of a later version
         return None
-
-
-def _whole(value: object) -> int | None:
-    """A number of something, where that is what was written."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _json_annotation(pod: Object, name: str) -> Mapping[str, Any]:
-    text = (pod["metadata"].get("annotations") or {}).get(name)
-    try:
-        found = json.loads(text) if text else {}
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _time(text: object) -> datetime | None:
-    """A time of Kubernetes'; None where there is none, or the zero that stands for none."""
-    if not isinstance(text, str) or not text:
-        return None
-    try:
-        at = clock.from_text(text)
-    except ValueError:
-        return None
-    return at if at.year > 1970 else None
-
-
-def _why(status: Mapping[str, Any]) -> str:
-    """Reason and message of a status or condition, as one line."""
-    return ": ".join(filter(None, (status.get("reason"), _line(status.get("message")))))
-
-
-def _line(text: object) -> str:
-    """A message on one line, cut where it is long."""
-    line = " ".join(str(text or "").split())
-    return line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + "..."

@@ -1,0 +1,161 @@
+"""What stands where in a pod: annotations, conditions, containers, times. Pure.
+
+Enters: a pod as the API server has it. Leaves: its parts, and None or nothing where one is missing,
+broken or a zero that stands for none; what they mean is said in piecework.runners.pods.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from piecework import clock
+from piecework.plan import labels
+
+#: An object of Kubernetes, as its JSON.
+Object = Mapping[str, Any]
+
+_NAMED_CONTAINER = "kubectl.kubernetes.io/default-container"
+_LONGEST_MESSAGE = 400
+
+
+def deleted_at(pod: Object) -> datetime | None:
+    """When somebody asked for its deletion: the API server writes when its grace will be over."""
+    metadata = pod["metadata"]
+    over = read_time(metadata.get("deletionTimestamp"))
+    if over is None:
+        return None
+    return over - timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
+
+
+def disrupted_at(pod: Object) -> datetime | None:
+    """When Kubernetes itself gave the pod up, where it says so."""
+    condition = condition_of(pod, "DisruptionTarget") or {}
+    if condition.get("status") != "True":
+        return None
+    return read_time(condition.get("lastTransitionTime"))
+
+
+def main_name(pod: Object) -> str:
+    """The container that the pod is about: the one that it names as such, else its first."""
+    named: str | None = pod["metadata"].get("annotations", {}).get(_NAMED_CONTAINER)
+    first: str = pod["spec"]["containers"][0]["name"]
+    return named or first
+
+
+def main_status(pod: Object) -> Mapping[str, Any]:
+    """What the kubelet says of that container; empty where it has said nothing yet."""
+    name = main_name(pod)
+    for status in container_statuses(pod):
+        if status.get("name") == name:
+            return status
+    return {}
+
+
+def container_statuses(pod: Object, *, init: bool = False) -> Iterable[Mapping[str, Any]]:
+    """What the kubelet says of all containers; with `init`, of those that come before them, too."""
+    status = pod.get("status", {})
+    first = status.get("initContainerStatuses") or () if init else ()
+    return [*first, *(status.get("containerStatuses") or ())]
+
+
+def terminated_of(pod: Object) -> Mapping[str, Any] | None:
+    """How the main container ended; None while it has not."""
+    found: Mapping[str, Any] | None = main_status(pod).get("state", {}).get("terminated")
+    return found
+
+
+def message_of(pod: Object) -> str:
+    """What the main container left as its termination message."""
+    return str((terminated_of(pod) or {}).get("message") or "")
+
+
+def launcher_message(pod: Object) -> Mapping[str, Any]:
+    """What the launcher left as the pod's termination message; empty where it left nothing."""
+    try:
+        found = json.loads(message_of(pod))
+    except ValueError:
+        return {}
+    is_launchers = isinstance(found, dict) and "use" in found and "result" in found
+    return found if is_launchers else {}
+
+
+def unpack_result(message: Mapping[str, Any]) -> Any:
+    """The result in a launcher's message, which is packed where it is long."""
+    if "packed" not in message:
+        return message.get("result")
+    try:
+        return json.loads(zlib.decompress(base64.b64decode(message["packed"])))
+    except (ValueError, TypeError, zlib.error):
+        return None
+
+
+def image_of(pod: Object, container: str | None) -> str:
+    """The image that the pod asks for, for that container."""
+    for each in pod["spec"]["containers"]:
+        if each["name"] == container:
+            return str(each.get("image", ""))
+    return ""
+
+
+def condition_of(pod: Object, kind: str) -> Mapping[str, Any] | None:
+    """The condition of that type, whether it holds or not."""
+    for condition in pod.get("status", {}).get("conditions") or ():
+        if condition.get("type") == kind:
+            found: Mapping[str, Any] = condition
+            return found
+    return None
+
+
+def last_transition(pod: Object) -> datetime | None:
+    """When any of its conditions changed last."""
+    conditions = pod.get("status", {}).get("conditions") or ()
+    times = (read_time(condition.get("lastTransitionTime")) for condition in conditions)
+    return max(filter(None, times), default=None)
+
+
+def index_of(pod: Object) -> int:
+    """Its number in its gang."""
+    text = pod["metadata"].get("labels", {}).get(labels.INDEX, "0")
+    return int(text) if text.isdigit() else 0
+
+
+def read_whole(value: object) -> int | None:
+    """A number of something, where that is what was written."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def read_annotation(pod: Object, name: str) -> Mapping[str, Any]:
+    """The object of JSON in an annotation; empty where there is none."""
+    text = (pod["metadata"].get("annotations") or {}).get(name)
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_time(text: object) -> datetime | None:
+    """A time of Kubernetes'; None where there is none, or the zero that stands for none."""
+    if not isinstance(text, str) or not text:
+        return None
+    try:
+        at = clock.from_text(text)
+    except ValueError:
+        return None
+    return at if at.year > 1970 else None
+
+
+def said_by(status: Mapping[str, Any]) -> str:
+    """Reason and message of a status or condition, as one line."""
+    return ": ".join(filter(None, (status.get("reason"), one_line(status.get("message")))))
+
+
+def one_line(text: object) -> str:
+    """A message on one line, cut where it is long."""
+    line = " ".join(str(text or "").split())
+    return line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + "..."
