@@ -53,6 +53,12 @@ def namespaces_of(pools: Sequence[Pool]) -> list[str]:
     return list(dict.fromkeys(pool.namespace for pool in pools))
 
 
+def other_namespaces_of(pools: Sequence[Pool]) -> list[str]:
+    """Where else pods for the pools may be: of people who make their pods themselves."""
+    named = [name for pool in pools for name in pool.other_namespaces]
+    return [name for name in dict.fromkeys(named) if name not in namespaces_of(pools)]
+
+
 def render_priority() -> Object:
     """The priority class of all jobs: nothing is preempted for them; the keeper orders them."""
     return {
@@ -83,6 +89,11 @@ def render_access(pools: Sequence[Pool]) -> list[Object]:
             _role("Role", SUBMITTER, namespace, _submitter_in_namespace()),
             _binding("RoleBinding", SUBMITTER, namespace, "Role", SUBMITTER, home),
         ]
+    for namespace in other_namespaces_of(pools):
+        objects += [
+            _role("Role", KEEPER, namespace, _keeper_of_pods()),
+            _binding("RoleBinding", KEEPER, namespace, "Role", KEEPER, home),
+        ]
     return objects
 
 
@@ -103,12 +114,19 @@ def _keeper_everywhere(pools: Sequence[Pool]) -> list[Object]:
 
 
 def _keeper_in_namespace() -> list[Object]:
-    """Opening gates, ending pods, keeping logs; its lease, and what it learned of machines."""
+    """Its lease, and what it learned of machines; and all that it does with pods."""
+    return [
+        *_keeper_of_pods(),
+        _rule("", ["configmaps"], [*_READ, "create", "update", "patch", "delete"]),
+        _rule("coordination.k8s.io", ["leases"], ["get", "create", "update", "patch"]),
+    ]
+
+
+def _keeper_of_pods() -> list[Object]:
+    """Opening gates, ending pods, keeping logs."""
     return [
         _rule("", ["pods"], [*_READ, "patch", "delete"]),
         _rule("", ["pods/log"], ["get"]),
-        _rule("", ["configmaps"], [*_READ, "create", "update", "patch", "delete"]),
-        _rule("coordination.k8s.io", ["leases"], ["get", "create", "update", "patch"]),
     ]
 
 
@@ -127,11 +145,16 @@ def submitter_rights() -> list[tuple[str, str, str]]:
     return _spread(_submitter_in_namespace())
 
 
-def keeper_rights(
-    pools: Sequence[Pool],
-) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
-    """What the keeper must be allowed: in the whole cluster, and in each namespace of a pool."""
-    return _spread(_keeper_everywhere(pools)), _spread(_keeper_in_namespace())
+def keeper_rights(pools: Sequence[Pool]) -> list[tuple[str, str, str, str | None]]:
+    """What the keeper must be allowed: verb, API group, resource, and namespace (None: all)."""
+    rights: list[tuple[str, str, str, str | None]] = [
+        (*right, None) for right in _spread(_keeper_everywhere(pools))
+    ]
+    for namespace in namespaces_of(pools):
+        rights += [(*right, namespace) for right in _spread(_keeper_in_namespace())]
+    for namespace in other_namespaces_of(pools):
+        rights += [(*right, namespace) for right in _spread(_keeper_of_pods())]
+    return rights
 
 
 def _spread(rules: Sequence[Object]) -> list[tuple[str, str, str]]:

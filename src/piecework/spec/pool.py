@@ -138,6 +138,11 @@ class Pool(Model):
         None, description="Clusters: the context of that file; else its current one."
     )
     namespace: ObjectName = Field(NAMESPACE, description="Clusters: where the pods go.")
+    other_namespaces: tuple[ObjectName, ...] = Field(
+        (),
+        max_length=1000,
+        description="Clusters: namespaces where others make pods for this pool (`on_machine`).",
+    )
     image: NonEmpty | None = Field(
         None, description="Clusters: the image of Python, Spark and Dask jobs that name none."
     )
@@ -229,6 +234,7 @@ _CLUSTER = {
     "kubeconfig",
     "context",
     "namespace",
+    "other_namespaces",
     "image",
     "service_account",
     "queue",

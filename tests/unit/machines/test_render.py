@@ -316,6 +316,17 @@ def test_each_namespace_of_a_pool_gets_its_roles() -> None:
         assert binding["subjects"][0]["namespace"] == "piecework"
 
 
+def test_where_others_make_pods_the_keeper_may_do_with_pods_what_it_must() -> None:
+    pool = BURST.model_copy(update={"other_namespaces": ("analytics", "piecework")})
+    rendering = render([pool])
+    assert len(of_kind(rendering, "Namespace")) == 1
+    (role,) = [
+        each for each in of_kind(rendering, "Role") if each["metadata"]["namespace"] == "analytics"
+    ]
+    assert role["metadata"]["name"] == "piecework-keeper"
+    assert {name for rule in role["rules"] for name in rule["resources"]} == {"pods", "pods/log"}
+
+
 def test_namespaces_are_held_to_the_restricted_standard() -> None:
     namespace = only(render([BURST]), "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"

@@ -273,9 +273,7 @@ def _missing_own(kube: Reader, pools: Sequence[Pool]) -> tuple[Right, ...]:
 def _missing_of_keeper(kube: Reader, pools: Sequence[Pool], home: str) -> tuple[Right, ...] | None:
     if kube.get(SERVICE_ACCOUNT, KEEPER, home) is None:
         return None
-    everywhere, own = keeper_rights(pools)
-    wanted = [Right(*right) for right in everywhere]
-    wanted += [Right(*right, namespace) for namespace in namespaces_of(pools) for right in own]
+    wanted = [Right(*right) for right in keeper_rights(pools)]
     who = {"user": f"system:serviceaccount:{home}:{KEEPER}"}
     return tuple(right for right in wanted if not _may(kube, _REVIEW, right, who))
 
