@@ -192,6 +192,7 @@ def render_keeper(pools: Sequence[Pool], image: str) -> Object:
         "volumeMounts": [
             {"name": "settings", "mountPath": _SETTINGS_FOLDER, "readOnly": True},
             {"name": "home", "mountPath": _HOME},
+            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108 - in the container
         ],
     }
     return {
@@ -216,6 +217,7 @@ def render_keeper(pools: Sequence[Pool], image: str) -> Object:
                     "volumes": [
                         {"name": "settings", "secret": {"secretName": SETTINGS}},
                         {"name": "home", "emptyDir": {}},
+                        {"name": "scratch", "emptyDir": {}},
                     ],
                 },
             },

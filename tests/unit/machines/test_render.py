@@ -355,6 +355,8 @@ def test_the_keeper_is_two_of_which_one_acts_and_has_no_password_in_its_manifest
         "secret": {"secretName": "piecework-settings"},
     }
     (container,) = spec["containers"]
+    mounted = {each["name"] for each in container["volumeMounts"]}
+    assert mounted == {each["name"] for each in spec["volumes"]}
     assert container["image"] == "registry.example.com/keeper:1"
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
 
