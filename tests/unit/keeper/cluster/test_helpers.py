@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -37,6 +38,9 @@ _OWNER = {
     "kind": "airflow", "dag_id": "flights", "dag_run_id": "run/1", "task_id": "clean",
     "map_index": -1, "max_tries": 0,
 }  # fmt: skip
+
+
+_BELIEVED = {"status": {"allocatable": {"cpu": "1900m", "memory": "8182Mi"}}}
 
 
 def _asks(answers: dict[str, tuple[int, Any]]) -> Callable[[str], tuple[int, Any]]:
@@ -198,8 +202,18 @@ def test_what_a_machine_has_for_jobs_is_less_what_its_daemons_ask_for() -> None:
     assert left == {"cpu": "1830m", "memory_bytes": (7000 - 128) * 2**20}
 
 
+def test_what_karpenter_believed_counts_where_it_is_less() -> None:
+    offers = {"cpu": "1930m", "memory": "7000Mi"}
+    left = left_for_jobs(offers, [], {"cpu": "1900m", "memory": "8182Mi"})
+    assert left == {"cpu": "1900m", "memory_bytes": 7000 * 2**20}
+    # Karpenter writes parts of a byte at times.
+    left = left_for_jobs(offers, [], {"cpu": "2", "memory": "6442450944500m"})
+    assert left == {"cpu": "1930m", "memory_bytes": 6 * 2**30}
+    assert left_for_jobs(offers, [], {"memory": "plenty"})["memory_bytes"] == 7000 * 2**20
+
+
 def test_what_was_learned_is_written_once_a_type() -> None:
-    server = Server([page(), refused(404), found({})])
+    server = Server([page(), found(_BELIEVED), refused(404), found({})])
     learning = Learning(Kube(server), {"spot": pool()})
     known = machine("m")
     ready = node(known, allocatable={"cpu": "2", "memory": "8Gi"}, ready_at=at(-60))
@@ -207,8 +221,10 @@ def test_what_was_learned_is_written_once_a_type() -> None:
     learning.look(snapshot)
     learning.look(snapshot)
     learning._thread.shutdown()
-    assert [asked.method for asked in server.asked] == ["GET", "PATCH", "POST"]
-    assert server.asked[2].body["metadata"]["name"] == "piecework-learned"
+    assert [asked.method for asked in server.asked] == ["GET", "GET", "PATCH", "POST"]
+    assert server.asked[1].path.endswith("/nodeclaims/m")
+    assert server.asked[3].body["metadata"]["name"] == "piecework-learned"
+    assert json.loads(server.asked[3].body["data"]["m6a.large"])["cpu"] == "1900m"
 
 
 def test_what_can_wait_is_done_in_portions_and_what_cannot_is_not() -> None:
