@@ -160,10 +160,9 @@ def test_machines_that_never_join_and_pods_that_nobody_owns_are_ended(
     waits = ground.submit("waits", "true")
     ended = ground.ended(waits)
     assert ended.outcome is Outcome.NEVER_STARTED
-    assert "no machine within 8s" in str(ended.cause)
     (never,) = ground.machines_gone()
-    assert never.gone_cause in ("never-joined", "returned")
-    assert never.joined_at is None
+    assert never.gone_cause == "never-joined"
+    assert never.ready_at is None
     bad = ground.submit("bad", "true", container={"image": f"{ground.shell}-missing"})
     ended = ground.ended(bad)
     assert ended.outcome is Outcome.NEVER_STARTED

@@ -28,6 +28,8 @@ _NOTICES = frozenset(
 #: The cluster-autoscaler's mark on a node that it is about to return; its value is the time.
 _LEAVING = "ToBeDeletedByClusterAutoscaler"
 GPU = "nvidia.com/gpu"
+#: How the reason begins for which a machine that never joined is given back.
+NEVER_JOINED = "it did not join the cluster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,9 @@ class MachineSeen:
         """Why it is gone, as the ledger says it: returned, interrupted, lost, never-joined."""
         if self.interrupted_at is not None:
             return "interrupted"
-        if self.joined_at is None and self.launched_at is not None and self.released_at is None:
+        never_joined = (self.release_reason or "").startswith(NEVER_JOINED)
+        vanished = self.joined_at is None and self.released_at is None
+        if never_joined or (vanished and self.launched_at is not None):
             return "never-joined"
         if self.released_at is not None or self.launched_at is None:
             return "returned"

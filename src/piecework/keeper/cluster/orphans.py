@@ -15,7 +15,7 @@ from piecework import clock
 from piecework.keeper.cluster.actions import Action, EndAttempt, GiveBack, Release
 from piecework.keeper.cluster.snapshot import AttemptSeen, Snapshot
 from piecework.ledger.events import Outcome
-from piecework.machines.provider import MachineSeen
+from piecework.machines.provider import NEVER_JOINED, MachineSeen
 from piecework.spec.pool import Pool
 from piecework.units import format_duration
 
@@ -56,7 +56,9 @@ def _judge_attempt(snapshot: Snapshot, attempt: AttemptSeen) -> Finding | None:
         return None
     lost = _find_lost(snapshot, attempt, pool)
     if lost is not None:
-        return _end(snapshot, attempt, Outcome.INTERRUPTED, lost, force=True)
+        started = any(pod.started_at for pod in attempt.pods)
+        outcome = Outcome.INTERRUPTED if started else Outcome.NEVER_STARTED
+        return _end(snapshot, attempt, outcome, lost, force=True)
     for pod in attempt.pods:
         if pod.end is not None and pod.is_live and pod.deleting_at is None:
             # Whoever wrote that died before the deletion.
@@ -163,7 +165,7 @@ def _judge_machine(snapshot: Snapshot, machine: MachineSeen) -> Finding | None:
     if machine.joined_at is None and node is None:
         if now - machine.launched_at > pool.join_timeout:
             limit = format_duration(pool.join_timeout)
-            return _release(snapshot, machine, f"it did not join the cluster within {limit}")
+            return _release(snapshot, machine, f"{NEVER_JOINED} within {limit}")
         return None
     if node is None:
         since = machine.ready_at or machine.joined_at or machine.launched_at
@@ -171,9 +173,12 @@ def _judge_machine(snapshot: Snapshot, machine: MachineSeen) -> Finding | None:
             return _release(snapshot, machine, "it is not in the cluster any more")
         return None
     if node.silent_since is not None and machine.joined_at is not None:
-        patience = pool.lost_after if machine.ready_at else pool.join_timeout
-        if now - max(node.silent_since, machine.joined_at) > patience:
-            reason = f"it has not answered for {format_duration(patience)}"
+        silent = now - max(node.silent_since, machine.joined_at)
+        if machine.ready_at is None and silent > pool.join_timeout:
+            reason = f"{NEVER_JOINED} within {format_duration(pool.join_timeout)}"
+            return _release(snapshot, machine, reason)
+        if machine.ready_at is not None and silent > pool.lost_after:
+            reason = f"it has not answered for {format_duration(pool.lost_after)}"
             return _release(snapshot, machine, reason)
     expected = snapshot.expected_gpus.get(machine.instance_type or "", 0)
     lacks = node.gpus < expected and not snapshot.pods_on(machine)
