@@ -287,7 +287,9 @@ def _write_configuration(place: Place, machine: Machine) -> None:
         (etc / name).mkdir(parents=True)
     (etc / "containerd" / "config.toml").write_text(_containerd(place))
     (etc / "containerd" / "certs.d" / place.registry / "hosts.toml").write_text(
-        f'server = "https://{place.registry}"\n\n[host."https://{place.registry}"]\n'
+        # Where the host has no such image, containerd asks the server itself: by this CA, too.
+        f'server = "https://{place.registry}"\nca = "{ca_file(place)}"\n\n'
+        f'[host."https://{place.registry}"]\n'
         f'  capabilities = ["pull", "resolve"]\n  ca = "{ca_file(place)}"\n'
     )
     (etc / "cni" / "net.d" / "10-pods.conflist").write_text(_cni(place, machine))

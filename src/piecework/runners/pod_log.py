@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -25,7 +24,9 @@ Open = Callable[[datetime | None, bool], Iterable[bytes]]
 
 #: What is kept of a log at most; programs that print more are told so in it.
 MOST_BYTES = 256 * 2**20
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 5.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
+#: A kubelet that refuses to show the log is asked less and less often.
+_LONGEST_REFUSED_SECONDS = 120.0
 #: A reader of what has ended waits this long for the rest to arrive, and whoever reads first for
 #: what there is.
 REST_SECONDS, FIRST_SECONDS = 20.0, 5.0
@@ -57,6 +58,7 @@ class PodLog(threading.Thread):
         self._full = False
         self._grown = threading.Condition()
         self._begun = threading.Event()
+        self._hurry = threading.Event()
         #: Whether all that there is has been read.
         self.complete = False
         #: Why the log could not be read to its end, where that is so.
@@ -66,12 +68,12 @@ class PodLog(threading.Thread):
 
     def run(self) -> None:
         """Reads until the program has ended and its log was read once more after that."""
-        pause, failures = self._first_pause, 0
+        pause, longest, failures = self._first_pause, _LONGEST_PAUSE_SECONDS, 0
         while True:
             over, first, before = self._is_over(), not self._begun.is_set(), self._size
             try:
                 self._read(follow=not (over or first))
-                failures = 0
+                failures, longest = 0, _LONGEST_PAUSE_SECONDS
                 if over:
                     break
             except PieceworkError as error:
@@ -79,12 +81,18 @@ class PodLog(threading.Thread):
                 if over and (failures >= _LAST_TRIES or not _may_come(error)):
                     self.error = str(error)
                     break
+                if not _may_come(error):
+                    longest = _LONGEST_REFUSED_SECONDS
             self._begun.set()
             if self._size > before:
                 pause = self._first_pause
             if failures or not (first or self._is_over()):
-                time.sleep(pause)
-                pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
+                # Whoever waits for the end of what is over need not wait for this.
+                if self._hurry.wait(pause):
+                    self._hurry.clear()
+                    pause = self._first_pause
+                else:
+                    pause = min(longest, pause * 2)
         with self._grown:
             self.complete = True
             self._begun.set()
@@ -97,7 +105,8 @@ class PodLog(threading.Thread):
         until there are bytes, or surely none any more.
         """
         self._begun.wait(FIRST_SECONDS)
-        if wait:
+        if wait and not self.complete:
+            self._hurry.set()
             with self._grown:
                 self._grown.wait_for(lambda: self.complete or self._size > offset, REST_SECONDS)
         return os.pread(self._file, min(limit, max(0, self._size - offset)), offset)

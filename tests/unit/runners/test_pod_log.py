@@ -113,3 +113,23 @@ def test_a_very_long_log_is_cut_and_says_so() -> None:
     log = PodLog("test", lambda since, follow: [piece] * 300, lambda: True)
     log.run()
     assert log.read((256 << 20) - (1 << 20), 2 << 20).endswith(b"was dropped here]\n")
+
+
+def test_whoever_reads_what_is_over_does_not_wait_for_the_next_try() -> None:
+    over = threading.Event()
+    refused = threading.Event()
+
+    def serve(since: datetime | None, follow: bool) -> Iterable[bytes]:
+        if not over.is_set():
+            refused.set()
+            raise RefusedError("not yet", 400)
+        return [stamp(2 * 10**18) + b" done\n"]
+
+    log = PodLog("test", serve, over.is_set, pause_seconds=600)
+    log.start()
+    assert log.read(0, 10) == b""
+    assert refused.wait(10)
+    over.set()
+    assert log.read(0, 10, wait=True) == b"done\n"
+    log.join(10)
+    assert log.complete
