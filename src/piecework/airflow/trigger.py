@@ -49,9 +49,8 @@ _LONGEST_LOOK_SECONDS = 5.0
 _UNTOLD_SECONDS = 60.0
 #: A program's lines are not told one by one.
 _LOG_SECONDS = 1.0
-_TROUBLE_SECONDS = 2.0
 #: An API server that starts refuses for a few seconds what it will grant.
-_REFUSALS = 5
+REFUSALS = 5
 _RENDER_SECONDS = 120.0
 #: A larger result stays a file; Airflow keeps results in its database.
 _LARGEST_RESULT_BYTES = 1 << 20
@@ -64,6 +63,8 @@ class JobTrigger(BaseTrigger):
 
     #: Whether failures of the program are repeated here instead of by Airflow's retries.
     repeat_errors = False
+    #: Between two tries where something does not answer.
+    trouble_seconds = 2.0
 
     def __init__(
         self,
@@ -197,13 +198,13 @@ class JobTrigger(BaseTrigger):
                 await asyncio.Event().wait()  # until the triggerer cancels this trigger
             except Exception as error:  # a full disk or a restart must not fail a healthy job
                 refusals += not alive and _is_refusal(error)
-                if refusals >= _REFUSALS:
+                if refusals >= REFUSALS:
                     return Ending(Outcome.NEVER_STARTED, str(error), True)
                 if str(error) != told:
                     told = str(error)
                     unknown = not isinstance(error, PieceworkError)
                     _log.warning("cannot see the run, trying on: %s", error, exc_info=unknown)
-                await asyncio.sleep(_TROUBLE_SECONDS)
+                await asyncio.sleep(self.trouble_seconds)
                 continue
             await self._wait(progress)
 
@@ -351,7 +352,7 @@ class JobTrigger(BaseTrigger):
                 )
             except Exception as error:  # Airflow is away for a while; the result is not lost
                 _log.warning("the result could not be given to Airflow, trying on: %s", error)
-                await asyncio.sleep(_TROUBLE_SECONDS)
+                await asyncio.sleep(self.trouble_seconds)
             else:
                 return
 
