@@ -95,6 +95,10 @@ def build(
             f"--tag=localhost/{image}", str(context),
         )  # fmt: skip
         _push(place, image)
+        # The registry has it now; here only what others stand on is kept, for each is a whole copy.
+        if image.partition(":")[0] not in SHIPPED.values():
+            _buildah("rmi", f"localhost/{image}")
+        _buildah("rmi", "--prune")
     return name_in(place, image)
 
 

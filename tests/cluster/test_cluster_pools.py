@@ -11,12 +11,14 @@ import pytest
 from kubernetes.client.rest import ApiException
 
 from piecework.ledger.events import Outcome
+from piecework.machines import access
+from piecework.machines.render import render
 from piecework.plan import labels
-from testbed import aws, faults, record
+from testbed import aws, components, faults, images, postgresql, record
 from testbed.api import Api
 from testbed.place import Place
 from tests.cluster.cluster_pools import ClusterPool
-from tests.cluster.conftest import Cluster
+from tests.cluster.conftest import Cluster, StartMachine
 from tests.cluster.ground import Ground
 
 MakePool = Callable[..., ClusterPool]
@@ -37,7 +39,7 @@ def test_a_keeper_with_the_rendered_rights_alone_buys_bills_and_gives_back(
     pool = make_pool()
     home = tmp_path / "keeper"
     home.mkdir()
-    ground = Ground(here, api, home, one.shell, pool.name, pool.keeper_tables)
+    ground = Ground(here, api, home, one.shell, pool)
     ground.start_keeper()
     try:
         attempt = ground.submit("job", "sleep 2")
@@ -53,6 +55,54 @@ def test_a_keeper_with_the_rendered_rights_alone_buys_bills_and_gives_back(
     said = ground.keeper_log().lower()
     assert "forbidden" not in said
     assert "traceback" not in said
+
+
+@pytest.mark.layer("postgresql")
+def test_the_keeper_runs_in_the_cluster_as_it_is_rendered(
+    one: Cluster,
+    here: Place,
+    api: Api,
+    karpenter_cluster_pool: MakePool,
+    start_machine: StartMachine,
+    tmp_path: Path,
+) -> None:
+    start_machine("m6a.xlarge")  # the keepers' own: they buy none for themselves
+    pool = karpenter_cluster_pool()
+    url = postgresql.start(here).replace("postgresql:", "postgresql+psycopg:")
+    home = tmp_path / "home"
+    home.mkdir()
+    ledger = f'ledger_url = "{url}"'
+    ground = Ground(here, api, home, one.shell, pool, more=ledger)
+    try:
+        # In the cluster it finds the cluster by itself.
+        lines = [ledger, *pool.tables.splitlines()]
+        written = "\n".join(line for line in lines if not line.startswith("kubeconfig"))
+        api.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": access.SETTINGS, "namespace": pool.namespace},
+                "stringData": {"piecework.toml": written},
+            },
+            *render([ground.pool], keeper_image=images.shipped(here, "piecework")).objects,
+        )
+        attempt = ground.submit("job", "sleep 1")
+        ended = ground.ended(attempt, 240)
+        assert ended.outcome is Outcome.SUCCESS
+        ground.read(attempt)
+        ground.machines_gone()
+        ground.check_ledger()
+        lease = api.get("Lease", "piecework-keeper", pool.namespace, "coordination.k8s.io/v1")
+        keepers = api.list(
+            "Pod", pool.namespace, selector=f"app.kubernetes.io/name={access.KEEPER}"
+        )
+        assert len(keepers) == 2
+        assert lease is not None
+        holder = lease["spec"]["holderIdentity"]
+        assert any(pod["metadata"]["name"] in holder for pod in keepers)
+    finally:
+        api.delete("Deployment", access.KEEPER, pool.namespace, "apps/v1")
+        components.stop(here, postgresql.NAME)
 
 
 def test_submitters_may_create_pods_where_their_pool_is_and_touch_no_machine(
@@ -121,7 +171,7 @@ def test_a_spot_group_out_of_stock_lets_the_autoscaler_buy_on_demand(
     faults.out_of_stock(here, spot)
     home = tmp_path / "keeper"
     home.mkdir()
-    ground = Ground(here, api, home, one.shell, pool.name, pool.keeper_tables)
+    ground = Ground(here, api, home, one.shell, pool)
     ground.start_keeper()
     try:
         machine = {"cpu": 1, "memory": "2Gi", "spot": "prefer"}
