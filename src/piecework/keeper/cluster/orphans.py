@@ -134,14 +134,16 @@ def _find_lost(snapshot: Snapshot, attempt: AttemptSeen, pool: Pool) -> str | No
     for pod in attempt.pods:
         if not pod.is_live or pod.node is None:
             continue
-        node = snapshot.nodes.get(pod.node)
+        node, machine = snapshot.nodes.get(pod.node), snapshot.machine_on.get(pod.node)
         if node is None:
-            machine = snapshot.machine_on.get(pod.node)
             if machine is not None and machine.gone_at is not None:
                 return f"its machine {machine.id} is gone"
             continue
-        if node.silent_since is not None and snapshot.now - node.silent_since > pool.lost_after:
-            limit = format_duration(pool.lost_after)
+        # One that still boots has not spoken yet.
+        boots = machine is not None and machine.ready_at is None and pod.started_at is None
+        patience = pool.join_timeout if boots else pool.lost_after
+        if snapshot.silence_of(node) > patience:
+            limit = format_duration(patience)
             return f"its machine {node.name} has not answered for {limit}"
     return None
 
@@ -173,7 +175,7 @@ def _judge_machine(snapshot: Snapshot, machine: MachineSeen) -> Finding | None:
             return _release(snapshot, machine, "it is not in the cluster any more")
         return None
     if node.silent_since is not None and machine.joined_at is not None:
-        silent = now - max(node.silent_since, machine.joined_at)
+        silent = min(snapshot.silence_of(node), now - machine.joined_at)
         if machine.ready_at is None and silent > pool.join_timeout:
             reason = f"{NEVER_JOINED} within {format_duration(pool.join_timeout)}"
             return _release(snapshot, machine, reason)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from typing import Any
@@ -171,6 +171,16 @@ class Snapshot:
     keeps_logs: bool = False
     logs: frozenset[str] = frozenset()
     expected_gpus: Mapping[str, int] = field(default_factory=dict)
+    #: Since when the API server has answered without a break. While it does not, nodes cannot say
+    #: that they are well, so their silence before says nothing.
+    reachable_since: datetime | None = None
+
+    def silence_of(self, node: NodeSeen) -> timedelta:
+        """How long a node has been silent although it could have spoken; zero where it speaks."""
+        if node.silent_since is None:
+            return timedelta(0)
+        since = max(filter(None, (node.silent_since, self.reachable_since)))
+        return max(timedelta(0), self.now - since)
 
     @cached_property
     def pods(self) -> Mapping[PodKey, PodSeen]:

@@ -161,6 +161,7 @@ class Tending:
         self.books: dict[str, PriceBook] = {n: load_price_book(p) for n, p in self.pools.items()}
         types = [item for book in self.books.values() for item in book.types.values()]
         self.expected_gpus = {item.name: item.gpus for item in types if item.gpus}
+        self._reachable_since: datetime | None = None
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -223,6 +224,8 @@ class Tending:
     def look(self) -> Snapshot:
         """What is known at this moment."""
         now, state = self.now(), self.state
+        if self.sources.errors():
+            self._reachable_since = now
         self.sources.drain(state, now)
         machines = [
             machine
@@ -249,6 +252,7 @@ class Tending:
             keeps_logs=self.helpers.keeps_logs,
             logs=self.helpers.kept_logs(),
             expected_gpus=self.expected_gpus,
+            reachable_since=self._reachable_since,
         )
 
     def record(self, snapshot: Snapshot) -> None:

@@ -112,6 +112,28 @@ def test_a_silent_machine_is_lost_after_its_pools_patience_and_its_pod_ended_by_
     assert [type(action) for action in giving.actions] == [Release, GiveBack]
 
 
+def test_a_machine_that_still_boots_is_not_silent_but_late() -> None:
+    bound = attempt(pod("run", node="node-m", bound=-300))
+    booting = machine("m", joined_at=at(-300), ready_at=None)
+    quiet = node(booting, ready_at=None, silent_since=at(-300))
+    patient = pool(lost_after="5s", join_timeout="10m")
+    assert find_orphans(world([bound], [booting], nodes=[quiet], pools=[patient])) == []
+    hasty = pool(lost_after="5s", join_timeout="1m")
+    ending, giving = find_orphans(world([bound], [booting], nodes=[quiet], pools=[hasty]))
+    (end,) = ending.actions
+    assert isinstance(end, EndAttempt)
+    assert end.outcome is Outcome.NEVER_STARTED
+    assert giving.reason == "it did not join the cluster within 1m"
+
+
+def test_silence_counts_only_while_the_api_server_could_be_spoken_to() -> None:
+    running = attempt(pod("run", node="node-m", bound=-500, started=-490))
+    quiet = machine("m", joined_at=at(-600), ready_at=at(-590))
+    silent = node(quiet, ready_at=None, silent_since=at(-400))
+    snapshot = world([running], [quiet], nodes=[silent], reachable_since=at(-60))
+    assert find_orphans(snapshot) == []
+
+
 def test_a_machine_that_its_seller_took_away_ends_its_pod_at_once() -> None:
     running = attempt(pod("run", node="node-m", bound=-500, started=-490))
     end = _end(world([running], [machine("m", gone_at=at(-1))], nodes=[]))
