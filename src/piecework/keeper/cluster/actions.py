@@ -13,6 +13,9 @@ from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen
 from piecework.ledger.events import Outcome
 from piecework.machines.provider import MachineSeen
 
+#: How the cause begins of an attempt whose pod was deleted by whoever it was.
+DELETED = "its pod was deleted by somebody"
+
 
 @dataclass(frozen=True, slots=True)
 class Admit:
@@ -60,6 +63,27 @@ class EndAttempt:
 
     def __str__(self) -> str:
         return f"end {self.attempt.id} ({self.outcome}): {self.cause}"
+
+
+@dataclass(frozen=True, slots=True)
+class NoteDeletion:
+    """Writes on a pod that somebody deletes it, and since when.
+
+    Its object forgets that: when its kubelet has ended it, it has the time of that instead, and a
+    program that was told to end would look like one that had ended before.
+    """
+
+    pod: PodSeen
+    at: datetime
+    kind = "note-deletion"
+
+    @property
+    def cause(self) -> str:
+        when = "" if self.pod.started_at else " before its program had started"
+        return f"{DELETED}{when}"
+
+    def __str__(self) -> str:
+        return f"note that somebody deletes pod {'/'.join(self.pod.key)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +174,7 @@ Action = (
     Admit
     | TellWaiting
     | EndAttempt
+    | NoteDeletion
     | MarkRecorded
     | RemovePod
     | StampMachine

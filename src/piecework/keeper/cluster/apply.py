@@ -24,6 +24,7 @@ from piecework.keeper.cluster.actions import (
     ForgetMachine,
     GiveBack,
     MarkRecorded,
+    NoteDeletion,
     NoteInterruption,
     Release,
     RemovePod,
@@ -32,6 +33,7 @@ from piecework.keeper.cluster.actions import (
 )
 from piecework.keeper.cluster.snapshot import KUEUE_GATE, PodSeen
 from piecework.kube.client import NODE, POD, ConflictError, Kube, Object
+from piecework.ledger.events import Outcome
 from piecework.machines.provider import Provider
 from piecework.plan import labels
 from piecework.runners.pods import End
@@ -117,6 +119,9 @@ class Executor:
                 return self._annotate(
                     action.pod, labels.WAITING, json.dumps({**text, "number": action.number})
                 ), []
+            case NoteDeletion():
+                end = End(Outcome.INTERRUPTED, action.cause, action.at).to_json()
+                return self._annotate(action.pod, labels.END, end, only_first=True), []
             case MarkRecorded():
                 return self._annotate(action.pod, labels.RECORDED, "true"), []
             case RemovePod():
@@ -249,7 +254,7 @@ def _subject(action: Action) -> str:
     match action:
         case Admit() | EndAttempt():
             return action.attempt.id
-        case TellWaiting() | MarkRecorded() | RemovePod():
+        case TellWaiting() | NoteDeletion() | MarkRecorded() | RemovePod():
             return action.pod.attempt
         case _:
             return action.machine.id

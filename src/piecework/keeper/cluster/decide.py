@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from piecework.keeper.cluster.actions import Action, Admit, EndAttempt, GiveBack, Release
 from piecework.keeper.cluster.admit import admit
-from piecework.keeper.cluster.finish import finish, stamp
+from piecework.keeper.cluster.finish import finish, note_deletions, stamp
 from piecework.keeper.cluster.give_back import give_back
 from piecework.keeper.cluster.orphans import find_orphans
 from piecework.keeper.cluster.progress import explain
@@ -26,6 +26,7 @@ def decide(snapshot: Snapshot, recorded: Collection[str] = frozenset()) -> list[
     handed = {m.id for a in admitted if isinstance(a, Admit) for m in a.handed}
     returned = {a.machine.id for a in admitted if isinstance(a, Release)}
     return [
+        *note_deletions(snapshot),
         *stamp(snapshot),
         *ended,
         *admitted,

@@ -10,9 +10,11 @@ from collections.abc import Collection
 from datetime import timedelta
 
 from piecework.keeper.cluster.actions import (
+    DELETED,
     Action,
     ForgetMachine,
     MarkRecorded,
+    NoteDeletion,
     RemovePod,
     StampMachine,
 )
@@ -51,6 +53,16 @@ def stamp(snapshot: Snapshot) -> list[Action]:
         if buyer is not None or not (machine.held or machine.leaving_at):
             actions.append(StampMachine(machine, buyer or machine.attempt))
     return actions
+
+
+def note_deletions(snapshot: Snapshot) -> list[Action]:
+    """Pods that somebody deletes, and on which nobody has written why."""
+    return [
+        NoteDeletion(pod, pod.deleted_at)
+        for attempt in snapshot.attempts.values()
+        for pod in attempt.pods
+        if pod.deleted_at is not None and pod.is_live and pod.held and pod.end is None
+    ]
 
 
 def find_buyer(snapshot: Snapshot, machine: MachineSeen) -> str | None:
@@ -94,7 +106,8 @@ def _finish_pod(snapshot: Snapshot, attempt: AttemptSeen, pod: PodSeen) -> list[
         return []
     if pod.seen:
         return [RemovePod(pod, "it was recorded and read")]
-    if pod.deleting_at is not None and attempt.end is None:
+    by_somebody = pod.end is None or pod.end.cause.startswith(DELETED)
+    if pod.deleting_at is not None and by_somebody:
         return [RemovePod(pod, "it was recorded, and somebody deletes it")]
     if since > UNREAD:
         return [RemovePod(pod, "it was recorded, and nobody has read it for an hour")]

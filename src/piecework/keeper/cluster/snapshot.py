@@ -85,7 +85,9 @@ class PodSeen:
     seen: bool
     recorded: bool
     held: bool
+    #: When it will be removed by force, and when that was asked for.
     deleting_at: datetime | None
+    deleted_at: datetime | None
     node: str | None
     bound_at: datetime | None
     sandbox_at: datetime | None
@@ -266,6 +268,8 @@ def read_pod(pod: Object) -> PodSeen | None:
     gates = {gate["name"] for gate in spec.get("schedulingGates", ())}
     admitted = _json(noted.get(labels.ADMITTED))
     run = named.get(labels.RUN, metadata["name"])
+    deleting_at = time_of(metadata.get("deletionTimestamp"))
+    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
     return PodSeen(
         key=(metadata["namespace"], metadata["name"]),
         uid=metadata["uid"],
@@ -283,7 +287,8 @@ def read_pod(pod: Object) -> PodSeen | None:
         seen=noted.get(labels.SEEN) == "true",
         recorded=noted.get(labels.RECORDED) == "true",
         held=labels.FINALIZER in metadata.get("finalizers", ()),
-        deleting_at=time_of(metadata.get("deletionTimestamp")),
+        deleting_at=deleting_at,
+        deleted_at=None if deleting_at is None else deleting_at - grace,
         node=spec.get("nodeName"),
         bound_at=pod_facts.bound_at(pod),
         sandbox_at=_condition_at(status, "PodReadyToStartContainers"),

@@ -47,6 +47,7 @@ DEBOUNCE_SECONDS = 0.1
 REST = 4.0
 #: What is done first where there is much to do: first whatever saves money, then whoever waits.
 URGENCY = (
+    "note-deletion",
     "end",
     "note-interruption",
     "release",

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from piecework.keeper.cluster.actions import (
     ForgetMachine,
     MarkRecorded,
+    NoteDeletion,
     RemovePod,
     StampMachine,
 )
 from piecework.keeper.cluster.decide import decide
-from piecework.keeper.cluster.finish import find_buyer, finish, stamp
+from piecework.keeper.cluster.finish import find_buyer, finish, note_deletions, stamp
 from tests.unit.keeper.cluster.worlds import at, attempt, machine, pod, waiting, world
 
 _RECORDED = {"piecework.dev/recorded": "true"}
@@ -56,6 +58,23 @@ def test_a_recorded_pod_goes_when_nobody_waits_for_it() -> None:
 def test_a_recorded_pod_that_its_operator_deletes_goes_at_once() -> None:
     leaving = pod("run", **_ENDED, annotations=_RECORDED, deleting=-1)
     (removal,) = finish(world([attempt(leaving)]), {"run.abc.1"})
+    assert isinstance(removal, RemovePod)
+
+
+def test_that_somebody_deletes_a_pod_is_written_down_with_the_time_of_that() -> None:
+    leaving = attempt(pod("run", node="node-m", started=-20, deleting=25))
+    (note,) = note_deletions(world([leaving]))
+    assert isinstance(note, NoteDeletion)
+    # The object has the time at which the grace of 30 s will be over.
+    assert note.at == at(-5)
+    assert note.cause == "its pod was deleted by somebody"
+    end = {"outcome": "interrupted", "cause": note.cause, "at": "2026-11-24T11:59:55Z"}
+    noted = {"piecework.dev/end": json.dumps(end)}
+    known = attempt(pod("run", started=-20, deleting=25, annotations=noted))
+    assert note_deletions(world([known])) == []
+    told = {**noted, **_RECORDED}
+    done = attempt(pod("run", node="node-m", started=-20, ended=-4, deleting=-1, annotations=told))
+    (removal,) = finish(world([done]), {"run.abc.1"})
     assert isinstance(removal, RemovePod)
 
 
