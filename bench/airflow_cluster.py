@@ -1,6 +1,7 @@
 """Airflow's share of hundreds of jobs on a cluster: piecework beside KubernetesPodOperator.
 
-As many mapped tasks of each, one kind after the other, on one real Airflow and one real control
+As many mapped tasks of each, and as many of piecework's that are not mapped (Airflow starts those
+without a worker), one kind after the other, on one real Airflow and one real control
 plane; KWOK plays the machines, which are there already for KubernetesPodOperator (deferrable), and
 are bought for piecework by the real Karpenter. Pods end by themselves after a time. Requests are
 counted by the API server, by who sent them: those that read pods, and all, the keeper's included.
@@ -33,7 +34,13 @@ from testbed.provider import make_node
 from testbed.size import size_of
 
 _NAME = "bench-airflow"
-_PLAIN, _OURS = "plain", "ours"
+_PLAIN, _OURS, _SINGLE = "plain", "ours", "single"
+#: Each kind's DAG, whose namespace and pods' maker it is, and its name.
+_KINDS = {
+    _PLAIN: (_PLAIN, "KubernetesPodOperator"),
+    _OURS: (_OURS, "piecework"),
+    _SINGLE: (_OURS, "piecework, not mapped"),
+}
 _LONGEST_SECONDS = 1800
 #: One machine of KWOK's takes as many pods of KubernetesPodOperator.
 _PODS_A_NODE = 100
@@ -75,6 +82,14 @@ with DAG("ours", schedule=None, start_date=datetime(2024, 1, 1)):
         machine={{"cpu": 2, "memory": "4Gi"}},
         machine_pool="ours",
     ).expand(env=[{{"NUMBER": str(number)}} for number in range({count})])
+with DAG("single", schedule=None, start_date=datetime(2024, 1, 1)):
+    for number in range({count}):
+        JobOperator(
+            task_id=f"job{{number}}",
+            container={{"image": "{image}", "command": ["true"]}},
+            machine={{"cpu": 2, "memory": "4Gi"}},
+            machine_pool="ours",
+        )
 """
 
 
@@ -92,8 +107,8 @@ class TasksRun:
 
     asked: datetime
     pods: list[PodTimes]
-    #: When each task ended, by its map index, and how many did not succeed.
-    ends: dict[int, datetime]
+    #: When each task ended, by its name and map index, and how many did not succeed.
+    ends: dict[tuple[str, int], datetime]
     failures: int
     cpu_seconds: float
     keeper_cpu_seconds: float
@@ -108,9 +123,9 @@ class TasksRun:
     def end_seconds(self) -> list[float]:
         """By task: from its pod's end to its own."""
         return [
-            (self.ends[pod.map_index] - pod.ended).total_seconds()
+            (self.ends[pod.task, pod.map_index] - pod.ended).total_seconds()
             for pod in self.pods
-            if pod.ended and pod.map_index in self.ends
+            if pod.ended and (pod.task, pod.map_index) in self.ends
         ]
 
     def requests_a_minute(self, schema: str) -> float:
@@ -140,15 +155,13 @@ def run(quick: bool) -> Result:
             Api(here.admin) as api,
             tempfile.TemporaryDirectory(prefix="piecework-bench-") as folder,
         ):
-            plain, ours = _run_both(here, api, Path(folder), count, seconds)
+            runs = _run_all(here, api, Path(folder), count, seconds)
     finally:
         cluster.down(_NAME)
-    return Result("airflow_cluster", tuple(_compare(plain, ours, count)))
+    return Result("airflow_cluster", tuple(_compare(runs, count)))
 
 
-def _run_both(
-    here: Place, api: Api, folder: Path, count: int, seconds: int
-) -> tuple[TasksRun, TasksRun]:
+def _run_all(here: Place, api: Api, folder: Path, count: int, seconds: int) -> dict[str, TasksRun]:
     pool = kwok_pool.make_pool(here, api, _OURS, folder, count)
     _make_plain(api, count)
     users = {name: _make_user(here, api, folder, name) for name in (_PLAIN, _OURS)}
@@ -162,8 +175,13 @@ def _run_both(
         cluster_platform.running(here, tables, folder / "home") as platform,
         watching(here) as pods,
     ):
-        platform.add_dags(dags, _PLAIN, _OURS)
-        return _run_tasks(platform, pods, _PLAIN, count), _run_tasks(platform, pods, _OURS, count)
+        platform.add_dags(dags, *_KINDS)
+        runs = {}
+        for dag in _KINDS:
+            runs[dag] = _run_tasks(platform, pods, dag, count)
+            for figure in _figures(dag, runs[dag], count):
+                programs.say(f"  {figure.label}: {figure.spread.median:.2f} {figure.unit}")
+        return runs
 
 
 def _make_plain(api: Api, count: int) -> None:
@@ -231,7 +249,7 @@ def _run_tasks(platform: ClusterPlatform, pods: PodWatch, dag: str, count: int) 
     ends, failures = _read_ends(platform, dag)
     return TasksRun(
         asked=asked,
-        pods=pods.of(dag),
+        pods=[pod for pod in pods.of(_KINDS[dag][0]) if pod.pipeline_run == name],
         ends=ends,
         failures=failures,
         cpu_seconds=platform.cpu_seconds() - cpu,
@@ -272,51 +290,64 @@ def _read_requests(api: Api) -> dict[str, float]:
     return found
 
 
-def _read_ends(platform: ClusterPlatform, dag: str) -> tuple[dict[int, datetime], int]:
+def _read_ends(platform: ClusterPlatform, dag: str) -> tuple[dict[tuple[str, int], datetime], int]:
     """When tasks ended, as Airflow's own database says."""
     database = PlatformFolder(platform.settings.home).database
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         rows = connection.execute(
-            "select map_index, state, end_date from task_instance where dag_id = ?", (dag,)
+            "select task_id, map_index, state, end_date from task_instance where dag_id = ?",
+            (dag,),
         ).fetchall()
-    ends = {index: from_text(end.replace(" ", "T") + "Z") for index, _, end in rows if end}
-    return ends, sum(state != "success" for _, state, _ in rows)
+    ends = {
+        (task, index): from_text(end.replace(" ", "T") + "Z") for task, index, _, end in rows if end
+    }
+    return ends, sum(state != "success" for _, _, state, _ in rows)
 
 
-def _compare(plain: TasksRun, ours: TasksRun, count: int) -> list[Figure]:
-    figures = []
-    for dag, run_ in ((_PLAIN, plain), (_OURS, ours)):
-        who = "KubernetesPodOperator" if dag == _PLAIN else "piecework"
-        mine = dag == _OURS
-        airflow = (run_.cpu_seconds - run_.keeper_cpu_seconds) / count
-        ends = run_.end_seconds
-        for label, value, unit, limit in (
-            ("until all pods are created", run_.creation_seconds, "s", None),
-            ("from a pod's end to its task's, median", median(ends), "s", _MOST_END_MEDIAN),
-            ("from a pod's end to its task's, 95%", percentile(ends, 0.95), "s", _MOST_END_95),
-            ("reads of pods while waiting", _requests(run_, dag, _READS), "a minute", None),
-            ("other requests meanwhile", _requests(run_, dag, _REST), "a minute", None),
-            ("CPU of Airflow a task", airflow, "s", None),
-            ("CPU of the keeper a task", run_.keeper_cpu_seconds / count, "s", None),
-            ("failures", run_.failures, "", 0.0),
-        ):
-            at_most = limit if mine else None
-            figures.append(Figure(f"{who}: {label}", Spread.of([value]), unit, at_most=at_most))
-    return [*figures, *_ratios(plain, ours)]
+def _compare(runs: dict[str, TasksRun], count: int) -> list[Figure]:
+    figures = [figure for dag, run_ in runs.items() for figure in _figures(dag, run_, count)]
+    for dag in (_OURS, _SINGLE):
+        figures += _ratios(dag, runs[_PLAIN], runs[dag])
+    return figures
+
+
+def _figures(dag: str, run_: TasksRun, count: int) -> list[Figure]:
+    """What is printed of each kind; only piecework has limits to meet."""
+    ours, who = dag != _PLAIN, _KINDS[dag][1]
+    airflow = (run_.cpu_seconds - run_.keeper_cpu_seconds) / count
+    ends = run_.end_seconds
+
+    def figure(label: str, value: float, unit: str, at_most: float | None = None) -> Figure:
+        limit = at_most if ours else None
+        return Figure(f"{who}: {label}", Spread.of([value]), unit, at_most=limit)
+
+    return [
+        figure("until all pods are created", run_.creation_seconds, "s"),
+        figure("from a pod's end to its task's, median", median(ends), "s", _MOST_END_MEDIAN),
+        figure("from a pod's end to its task's, 95%", percentile(ends, 0.95), "s", _MOST_END_95),
+        figure("reads of pods while waiting", _requests(run_, dag, _READS), "a minute"),
+        figure("other requests meanwhile", _requests(run_, dag, _REST), "a minute"),
+        figure("CPU of Airflow a task", airflow, "s"),
+        figure("CPU of the keeper a task", run_.keeper_cpu_seconds / count, "s"),
+        figure("failures", run_.failures, "", 0.0),
+    ]
 
 
 def _requests(run_: TasksRun, dag: str, what: str) -> float:
-    return run_.requests_a_minute(f"bench-{dag}-{what}")
+    return run_.requests_a_minute(f"bench-{_KINDS[dag][0]}-{what}")
 
 
-def _ratios(plain: TasksRun, ours: TasksRun) -> list[Figure]:
+def _ratios(dag: str, plain: TasksRun, ours: TasksRun) -> list[Figure]:
+    who = _KINDS[dag][1]
+
     def share(label: str, mine: float, theirs: float, at_most: float) -> Figure:
-        return Figure(f"piecework's share: {label}", Spread.of([mine / theirs]), "x", at_most)
+        label = f"{who}'s share of KubernetesPodOperator's: {label}"
+        return Figure(label, Spread.of([mine / theirs]), "x", at_most)
 
     return [
         share("until all pods are created", ours.creation_seconds, plain.creation_seconds,
               _MOST_CREATION),
-        share("reads of pods while waiting", _requests(ours, _OURS, _READS),
+        share("reads of pods while waiting", _requests(ours, dag, _READS),
               _requests(plain, _PLAIN, _READS), _MOST_REQUESTS),
         share("CPU of Airflow a task", ours.cpu_seconds - ours.keeper_cpu_seconds,
               plain.cpu_seconds - plain.keeper_cpu_seconds, _MOST_CPU),

@@ -25,11 +25,12 @@ _SYNC_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class PodTimes:
-    """One pod: `pipeline_run` and `map_index` say which job's; None is what has not happened."""
+    """One pod: `pipeline_run`, `task` and `map_index` say whose; None is what has not happened."""
 
     namespace: str
     name: str
     pipeline_run: str
+    task: str
     map_index: int
     created: datetime
     node: str | None = None
@@ -96,6 +97,7 @@ def read_pod(pod: dict[str, Any]) -> PodTimes:
         namespace=metadata["namespace"],
         name=metadata["name"],
         pipeline_run=asked.get("pipeline_run") or labelled.get("run_id", ""),
+        task=owner.get("task_id") or labelled.get("task_id", ""),
         map_index=int(owner.get("map_index", labelled.get("map_index", -1))),
         created=from_text(metadata["creationTimestamp"]),
         node=pod["spec"].get("nodeName"),

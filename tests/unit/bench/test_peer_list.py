@@ -23,7 +23,7 @@ def _at(seconds: float) -> datetime:
 
 def _pod(number: int, node: str, started: float, ended: float) -> PodTimes:
     return PodTimes(
-        "ours", f"pod-{number}", f"job-{number}", -1, _BEGIN, node, _at(started), _at(ended)
+        "ours", f"pod-{number}", f"job-{number}", "job", -1, _BEGIN, node, _at(started), _at(ended)
     )
 
 
@@ -92,11 +92,11 @@ def _object(**metadata: Any) -> dict[str, Any]:
 
 
 def test_a_pod_is_known_by_what_either_operator_writes_on_it() -> None:
-    theirs = read_pod(_object(labels={"run_id": "job-03", "map_index": "7"}))
-    request = {"pipeline_run": "job-03", "owner": {"map_index": 7}}
+    theirs = read_pod(_object(labels={"run_id": "job-03", "task_id": "job", "map_index": "7"}))
+    request = {"pipeline_run": "job-03", "owner": {"task_id": "job", "map_index": 7}}
     ours = read_pod(_object(annotations={labels.REQUEST: json.dumps(request)}))
-    assert (theirs.pipeline_run, theirs.map_index) == ("job-03", 7)
-    assert (ours.pipeline_run, ours.map_index) == ("job-03", 7)
+    assert (theirs.pipeline_run, theirs.task, theirs.map_index) == ("job-03", "job", 7)
+    assert (ours.pipeline_run, ours.task, ours.map_index) == ("job-03", "job", 7)
 
 
 def test_what_was_seen_of_a_pod_is_kept_when_it_is_gone() -> None:
