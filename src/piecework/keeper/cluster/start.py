@@ -132,6 +132,7 @@ def _helping(settings: Settings, keeper: Tending) -> Iterator[None]:
         owners_over=lambda: owners.over,
         hints=lambda: hints.found,
         look=[owners.look, hints.look],
+        ask=[owners.round, hints.round],
         act=[learning.look],
     )
     logs = None

@@ -63,8 +63,6 @@ URGENCY = (
 MOST_AT_ONCE = {"tell-waiting": 40, "mark-recorded": 100, "remove-pod": 100, "forget-machine": 50}
 #: Between two ticks without a change.
 IDLE_SECONDS = 1.0
-#: How long a single look waits for what others find out.
-LOOK_SECONDS = 3.0
 
 
 class Sources:
@@ -135,7 +133,9 @@ class Helpers:
     keeps_logs: bool = False
     #: Called with each snapshot, to see what is to be found out.
     look: list[Callable[[Snapshot], object]] = field(default_factory=list)
-    #: The same, for those that write something: only the keeper that acts calls them.
+    #: One round of finding out, for whoever looks only once.
+    ask: list[Callable[[], object]] = field(default_factory=list)
+    #: The same as `look`, for those that write something: only the keeper that acts calls them.
     act: list[Callable[[Snapshot], object]] = field(default_factory=list)
     #: Called with each tick's outcome, for the metrics.
     told: list[Callable[[Snapshot, list[Done]], object]] = field(default_factory=list)
@@ -209,14 +209,13 @@ class Tending:
         return done
 
     def look_around(self) -> Snapshot:
-        """What is known, with what helpers find out when they are given a moment."""
+        """What is known, once helpers have found out what they can."""
         snapshot = self.look()
-        if self.helpers.look:
-            for look in self.helpers.look:
-                look(snapshot)
-            self._stopping.wait(LOOK_SECONDS)
-            snapshot = self.look()
-        return snapshot
+        for look in self.helpers.look:
+            look(snapshot)
+        for ask in self.helpers.ask:
+            ask()
+        return self.look()
 
     def plan(self) -> list[Action]:
         """What a tick would do now."""
