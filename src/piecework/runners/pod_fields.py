@@ -32,6 +32,19 @@ def deleted_at(pod: Object) -> datetime | None:
     return over - timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
 
 
+def knew_of_deletion(pod: Object) -> bool:
+    """Whether the pod's kubelet knew of its deletion when it last told how the pod is.
+
+    A deletion raises the pod's generation, and a status says which one its kubelet had seen. Where
+    Kubernetes does not say that (before 1.34), False.
+    """
+    generation = pod["metadata"].get("generation")
+    observed = pod.get("status", {}).get("observedGeneration")
+    if not isinstance(generation, int) or not isinstance(observed, int):
+        return False
+    return observed >= generation > 0 and deleted_at(pod) is not None
+
+
 def disrupted_at(pod: Object) -> datetime | None:
     """When Kubernetes itself gave the pod up, where it says so."""
     condition = condition_of(pod, "DisruptionTarget") or {}

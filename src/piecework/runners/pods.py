@@ -28,6 +28,7 @@ from piecework.runners.pod_fields import (
     disrupted_at,
     image_of,
     index_of,
+    knew_of_deletion,
     last_transition,
     launcher_message,
     main_status,
@@ -120,6 +121,10 @@ def ending_of(pod: Object) -> Ending | None:
     phase = pod.get("status", {}).get("phase")
     finished = read_time(ended.get("finishedAt")) if ended else None
     end, deleted = end_of(pod), deleted_at(pod)
+    if not pod["metadata"].get("deletionGracePeriodSeconds") and knew_of_deletion(pod):
+        # From 1.36 on the API server moves the time of a deletion to that of its last step, which
+        # is after the program's end (k8s.io/apiserver, registry/rest/delete.go).
+        deleted = finished or deleted
     if code == 0 and phase != "Failed" and _is_before(finished, end.at if end else None, deleted):
         return Ending(Outcome.SUCCESS, "exit code 0", 0)
     if end is not None and not (ended and _is_before(finished, end.at)):

@@ -110,6 +110,12 @@ class Pod(dict[str, Any]):
         self["metadata"]["deletionGracePeriodSeconds"] = grace
         return self
 
+    def known_to_kubelet(self, known: bool = True) -> Pod:
+        """Whether its kubelet knew of its deletion when it last told of it."""
+        self["metadata"]["generation"] = 3
+        self["status"]["observedGeneration"] = 3 if known else 2
+        return self
+
     def ended(self, outcome: Outcome, cause: str, seconds: float) -> Pod:
         annotation = End(outcome, cause, at(seconds)).to_json()
         self["metadata"]["annotations"][labels.END] = annotation

@@ -103,6 +103,23 @@ def test_phases(pod: Pod, phase: str) -> None:
         (Pod().exited(2).ended(CANCELLED, "late", 21.5), Ending(ERROR, "exit code 2", 2)),
         (Pod().exited(0).deleted(21, 0), Ending(Outcome.SUCCESS, "exit code 0", 0)),
         (Pod().exited(2).deleted(21, 0), Ending(ERROR, "exit code 2", 2)),
+        (
+            Pod().exited(0).deleted(22, 0).known_to_kubelet(False),
+            Ending(Outcome.SUCCESS, "exit code 0", 0),
+        ),
+        # Deleted by somebody who said nothing, and 1.36 moved the time of that behind its end.
+        (
+            Pod().exited(0).deleted(22, 0).known_to_kubelet(),
+            Ending(INTERRUPTED, "its pod was deleted by somebody", 0),
+        ),
+        (
+            Pod().exited(143).deleted(22, 0).known_to_kubelet(),
+            Ending(INTERRUPTED, "its pod was deleted by somebody", 143),
+        ),
+        (
+            Pod().exited(0).ended(CANCELLED, "by hand", 19).deleted(22, 0).known_to_kubelet(),
+            Ending(CANCELLED, "by hand", 0),
+        ),
         # Deleted by somebody who said nothing.
         (Pod().exited(0).deleted(20), Ending(INTERRUPTED, "its pod was deleted by somebody", 0)),
         (Pod().exited(0).deleted(18, 0), Ending(INTERRUPTED, "its pod was deleted by somebody", 0)),
