@@ -41,9 +41,14 @@ from tests.cluster.ground import Ground
 
 KINDS = ("karpenter", "asg")
 CLAIMS = "karpenter.sh/v1"
-TYPES = ("m6a.large", "m6a.xlarge")
-#: Machines of the second type: a run that asks for this finds none that is idle from another.
+TYPES = (
+    "m6a.large", "m6a.xlarge", "m6a.2xlarge", "m6a.4xlarge", "m6a.8xlarge", "m6a.12xlarge",
+    "m6a.16xlarge",
+)  # fmt: skip
+#: The second type.
 LARGER = {"cpu": 4, "memory": "8Gi"}
+#: Types of which no machine is idle when a run asks for one, because no other run asks for them.
+FRESH = [{"type": name} for name in TYPES[2:]]
 T = TypeVar("T")
 _numbers = itertools.count(1)
 
@@ -52,7 +57,7 @@ def limits(machines: int) -> str:
     """What a pool has in piecework.toml besides its machines: limits that a test can wait for."""
     return f"""
 max_machines = {machines}
-lost_after = "5s"
+lost_after = "15s"
 pull_timeout = "10s"
 join_timeout = "30s"
 """

@@ -21,7 +21,7 @@ from testbed import components, faults, images, record, wishes
 from testbed.errors import MissingProgramError
 from tests.cluster.aftermath import check_now, say, settle
 from tests.cluster.conftest import Cluster
-from tests.cluster.rounds import KINDS, LARGER, Arena, asleep, kill, limits, work
+from tests.cluster.rounds import FRESH, KINDS, LARGER, Arena, asleep, kill, limits, work
 from tests.cluster.rounds import arena as make_arena
 from tests.cluster.soak import play
 
@@ -164,7 +164,7 @@ def test_a_machine_dies_while_it_boots_and_another_is_bought(arena: Arena) -> No
     known = arena.machines()
     for name in arena.buys_as:
         faults.slow_boot(arena.here, name, 4)
-    attempt = arena.submit(1, machine=LARGER)
+    attempt = arena.submit(1, machine=FRESH[0])
     bought = arena.wait_bought(known)
     wishes.clear(arena.here)
     arena.kill_machine(bought)
@@ -174,19 +174,19 @@ def test_a_machine_dies_while_it_boots_and_another_is_bought(arena: Arena) -> No
 
 @on("karpenter")
 def test_a_machine_dies_while_it_pulls(arena: Arena) -> None:
-    attempt = _pulling(arena)
+    attempt = _pulling(arena, FRESH[1])
     arena.kill_machine(arena.bound(attempt))
     ended = arena.ended(attempt)
     assert ended.outcome is Outcome.INTERRUPTED, ended
     succeeds(arena, arena.again(attempt))
 
 
-def _pulling(arena: Arena) -> str:
+def _pulling(arena: Arena, kind: dict[str, str]) -> str:
     """An attempt that is on its machine and waits for its image, which comes slowly."""
     known = arena.machines()
     for name in arena.buys_as:
         faults.slow_boot(arena.here, name, 3)
-    attempt = arena.submit(1, machine=LARGER)
+    attempt = arena.submit(1, machine=kind)
     bought = arena.wait_bought(known)
     wishes.clear(arena.here)
     arena.api.wait("its network", lambda: record.read(arena.here)[bought].started, 30, 0.1)
@@ -263,10 +263,10 @@ def test_a_machine_that_is_cut_off_for_long_is_lost_and_its_run_tried_again(aren
 
 @on("asg")
 def test_a_run_waits_while_nothing_is_in_stock_and_says_so(arena: Arena) -> None:
-    groups = [name for name in arena.groups if "xlarge" in name]
+    groups = [name for name in arena.groups if "12xlarge" in name]
     for name in groups:
         faults.out_of_stock(arena.here, name)
-    attempt = arena.submit(1, machine=LARGER)
+    attempt = arena.submit(1, machine=FRESH[3])
     waiting = arena.wait_status(
         attempt, "told why", lambda s: s.reason and "capacity" in s.reason.lower(), 60
     )
@@ -346,7 +346,7 @@ def test_a_run_is_cancelled_before_it_is_admitted_and_buys_nothing(arena: Arena)
 def test_a_run_is_cancelled_while_its_machine_is_being_bought(arena: Arena) -> None:
     components.freeze(arena.here, arena.autoscaler)
     try:
-        attempt = arena.submit(5, machine={"cpu": 4, "memory": "16Gi"})
+        attempt = arena.submit(5, machine=FRESH[4])
         arena.wait_status(attempt, "admitted", lambda _: _is_admitted(arena, attempt))
         arena.cancel(attempt)
         assert arena.over(attempt).outcome is Outcome.CANCELLED
@@ -357,7 +357,7 @@ def test_a_run_is_cancelled_while_its_machine_is_being_bought(arena: Arena) -> N
 
 @on("karpenter")
 def test_a_run_is_cancelled_while_its_image_is_pulled(arena: Arena) -> None:
-    attempt = _pulling(arena)
+    attempt = _pulling(arena, FRESH[2])
     arena.cancel(attempt)
     assert arena.ended(attempt).outcome is Outcome.CANCELLED
 
