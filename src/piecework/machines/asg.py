@@ -30,8 +30,9 @@ logger = logging.getLogger(__name__)
 #: Between two looks at the cloud, in seconds: while something boots or ends, while there is
 #: anything, and else.
 BUSY_SECONDS, AWAKE_SECONDS, ASLEEP_SECONDS = 1.0, 5.0, 30.0
-#: How far back the groups' records are read when a keeper starts.
+#: How far back the groups' records are read when a keeper starts, and from then on.
 HORIZON = timedelta(hours=24)
+RECENT = timedelta(minutes=15)
 #: A purchase that failed longer ago says nothing about now.
 _FRESH = timedelta(minutes=10)
 _BILLING = "aws-ec2-linux"
@@ -99,9 +100,10 @@ class AutoScalingGroups(threading.Thread):
 
     def look(self) -> None:
         """One look at the cloud. Raises ClusterError where it does not answer."""
-        since = self._now() - HORIZON
+        since = self._now() - (RECENT if self._known.is_set() else HORIZON)
         seen = self._cloud.look([group.name for group in self._pool.groups], since)
-        instances = {item.id: item for item in seen.instances if item.id not in self._forgotten}
+        found = {item.id: item for item in seen.instances if item.id not in self._forgotten}
+        instances = merge_looks(self._instances, found)
         changed = instances != self._instances
         self._instances = instances
         self._failures = describe_failures(self._pool, seen.failures, self._now())
@@ -229,6 +231,21 @@ class AutoScalingGroups(threading.Thread):
         if self.awaited or any(item.leaving_at or item.id not in self._nodes for item in alive):
             return BUSY_SECONDS
         return AWAKE_SECONDS if alive else ASLEEP_SECONDS
+
+
+def merge_looks(
+    before: Mapping[str, InstanceSeen], now: Mapping[str, InstanceSeen]
+) -> dict[str, InstanceSeen]:
+    """What is known after another look, which reads less far back than the first.
+
+    What was known to be gone stays until it is forgotten; what was requested stays so.
+    """
+    merged = {name: item for name, item in before.items() if item.gone_at is not None}
+    for name, item in now.items():
+        known = before.get(name)
+        requested_at = item.requested_at if known is None else known.requested_at
+        merged[name] = replace(item, requested_at=requested_at)
+    return merged
 
 
 def describe_failures(

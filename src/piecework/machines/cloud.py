@@ -7,7 +7,9 @@ stopped, and the purchases that failed. Reading answers is pure; `Aws` alone tal
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,6 +28,10 @@ _TAKEN_BACK = ("Server.SpotInstanceTermination", "Server.SpotInstanceShutdown")
 #: Activities that are read at most from one group at once; AWS gives 100 a page.
 _MOST_PAGES = 20
 _LONGEST = 200
+#: How long a spot price is not asked for again.
+_PRICE_SECONDS = 300.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,15 @@ class CloudSeen:
     failures: Mapping[str, tuple[datetime, str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _KnownPrice:
+    """The steps of a spot price; `over` where they are all, else to be asked for `until` then."""
+
+    steps: tuple[PriceStep, ...]
+    over: bool
+    until: float
+
+
 class Cloud(Protocol):
     """The cloud's API, as far as machines need it. Raises ClusterError."""
 
@@ -74,6 +89,7 @@ class Aws:
         self._ec2: Any = boto3.client("ec2", **where)
         self._types = {group.name: group.type for group in pool.groups}
         self._spot = {group.name for group in pool.groups if group.spot}
+        self._prices: dict[str, _KnownPrice] = {}
         self._where = pool.endpoint or f"AWS in {pool.region or 'the usual region'}"
 
     def look(self, groups: Sequence[str], since: datetime) -> CloudSeen:
@@ -125,16 +141,33 @@ class Aws:
         return [activity for activity in found if activity["StartTime"] >= since]
 
     def _spot_prices(self, item: InstanceSeen) -> tuple[PriceStep, ...]:
+        """The steps of its price so far, asked for now and then, and once more at its end.
+
+        Empty where the cloud does not tell: the pool's `spot_prices` hold then.
+        """
+        import botocore.exceptions
+
+        over = item.gone_at is not None
+        known = self._prices.get(item.id)
+        if known is not None and (known.over or not over) and known.until > time.monotonic():
+            return known.steps
         if item.launched_at is None:
             return ()
-        answer = self._ec2.describe_spot_price_history(
-            InstanceTypes=[item.type],
-            AvailabilityZone=item.zone,
-            ProductDescriptions=["Linux/UNIX"],
-            StartTime=item.launched_at,
-            EndTime=item.gone_at or datetime.now(UTC),
-        )
-        return read_spot_prices(answer["SpotPriceHistory"], item.launched_at)
+        try:
+            answer = self._ec2.describe_spot_price_history(
+                InstanceTypes=[item.type],
+                AvailabilityZone=item.zone,
+                ProductDescriptions=["Linux/UNIX"],
+                StartTime=item.launched_at,
+                EndTime=item.gone_at or datetime.now(UTC),
+            )
+        except botocore.exceptions.ClientError as error:
+            logger.warning("the spot price of %s is not told: %s", item.id, error)
+            steps: tuple[PriceStep, ...] = () if known is None else known.steps
+        else:
+            steps = read_spot_prices(answer["SpotPriceHistory"], item.launched_at)
+        self._prices[item.id] = _KnownPrice(steps, over, time.monotonic() + _PRICE_SECONDS)
+        return steps
 
     def _ask(self, what: str, call: Callable[[], T]) -> T:
         import botocore.exceptions

@@ -60,8 +60,10 @@ class _Cloud:
     def __init__(self, *instances: InstanceSeen) -> None:
         self.instances = instances
         self.terminated: list[str] = []
+        self.since: list[datetime] = []
 
     def look(self, groups: Sequence[str], since: datetime) -> CloudSeen:
+        self.since.append(since)
         return CloudSeen(self.instances)
 
     def terminate(self, instance: str) -> None:
@@ -212,6 +214,23 @@ def test_an_empty_machine_is_terminated() -> None:
     groups = _groups(cloud, Server([page(done)]))
     assert groups.give_back(_only(groups, _node()))
     assert cloud.terminated == ["i-1"]
+
+
+def test_what_is_gone_stays_known_until_it_is_recorded_though_the_cloud_forgets_it() -> None:
+    cloud = _Cloud(replace(RUNNING, gone_at=_at(-1)))
+    groups = _groups(cloud)
+    cloud.instances = ()
+    groups.look()
+    assert _only(groups).gone_at == _at(-1)
+
+
+def test_later_looks_read_less_far_back_and_keep_the_time_of_the_purchase() -> None:
+    cloud = _Cloud(RUNNING)
+    groups = _groups(cloud)
+    cloud.instances = (replace(RUNNING, requested_at=RUNNING.launched_at),)
+    groups.look()
+    assert _only(groups).requested_at == _at(-101)
+    assert cloud.since == [NOW - timedelta(hours=24), NOW - timedelta(minutes=15)]
 
 
 def test_a_machine_that_is_recorded_is_not_told_again() -> None:
