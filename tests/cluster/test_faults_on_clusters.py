@@ -8,11 +8,14 @@ after each of them, and in the end, it is checked what must hold (see tests.clus
 from __future__ import annotations
 
 import os
+import pickle
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -58,9 +61,10 @@ def arenas(
             return made[kind]
 
         yield get
-        for kind, arena in made.items():
-            assert arena.keeper
-            say(pytestconfig, f"{kind}: {settle(arena)}")
+        assert all(arena.keeper for arena in made.values())
+        with ThreadPoolExecutor() as pool:
+            for kind, measured in zip(made, pool.map(settle, made.values()), strict=True):
+                say(pytestconfig, f"{kind}: {measured}")
 
 
 @pytest.fixture
@@ -247,20 +251,6 @@ def test_a_short_cut_of_the_network_costs_a_run_nothing(arena: Arena) -> None:
     succeeds(arena, attempt)
 
 
-@on("karpenter")
-def test_a_machine_that_is_cut_off_for_long_is_lost_and_its_run_tried_again(arena: Arena) -> None:
-    attempt = arena.submit(150, machine=LARGER)
-    name = arena.running(attempt)
-    arena.harmed.add(name)
-    faults.cut_network(arena.here, name)
-    ended = arena.ended(attempt)
-    assert ended.outcome is Outcome.INTERRUPTED, ended
-    again = arena.again(attempt)
-    arena.running(again)
-    arena.cancel(again)
-    assert arena.ended(again).outcome is Outcome.CANCELLED
-
-
 @on("asg")
 def test_a_run_waits_while_nothing_is_in_stock_and_says_so(arena: Arena) -> None:
     groups = [name for name in arena.groups if "12xlarge" in name]
@@ -300,8 +290,9 @@ def test_a_pod_that_somebody_deletes_is_never_a_success(arena: Arena) -> None:
 @on("asg")
 def test_ten_who_ask_for_the_same_run_get_one_pod(arena: Arena) -> None:
     request = arena.prepare(work(2), 2)
-    with ThreadPoolExecutor(10) as pool:
-        asked = list(pool.map(lambda _: arena.submitter().runner.start(request), range(10)))
+    who = arena.submitter()
+    with _other_processes(3, (request, who.pool, who.settings)), ThreadPoolExecutor(10) as pool:
+        asked = list(pool.map(lambda _: who.runner.start(request), range(10)))
     assert {status.attempt for status in asked} == {request.attempt}
     pods = [
         pod
@@ -310,6 +301,26 @@ def test_ten_who_ask_for_the_same_run_get_one_pod(arena: Arena) -> None:
     ]
     assert len(pods) == 1
     succeeds(arena, request.attempt)
+
+
+@contextmanager
+def _other_processes(count: int, asked: tuple[object, ...]) -> Iterator[None]:
+    """Other processes start the same attempt meanwhile."""
+    program = (
+        "import pickle, sys; from piecework.runners.runner import runner_for\n"
+        "request, pool, settings = pickle.load(sys.stdin.buffer)\n"
+        "runner_for(pool, settings).start(request)"
+    )
+    others = [
+        subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+        for _ in range(count)
+    ]
+    with ThreadPoolExecutor(count) as pool:
+        told = [pool.submit(other.communicate, pickle.dumps(asked), 60) for other in others]
+        yield
+        for each in told:
+            each.result()
+    assert [other.returncode for other in others] == [0] * count
 
 
 @on("asg")
@@ -371,19 +382,46 @@ def test_a_run_is_cancelled_while_it_runs(arena: Arena) -> None:
     assert (ended.outcome, ended.exit_code) == (Outcome.CANCELLED, 143)
 
 
+@pytest.fixture(scope="module")
+def long_runs() -> dict[str, list[str]]:
+    """By kind of pool: runs that last longer than their machines' minimum, which go at once then.
+
+    They run while another test waits.
+    """
+    return {}
+
+
 @on("karpenter")
-def test_a_machine_is_given_back_at_the_moment_when_the_next_run_arrives(arena: Arena) -> None:
-    """Runs that end when their machine's minimum is used up, so that it goes at once."""
+def test_a_machine_that_is_cut_off_for_long_is_lost_and_its_run_tried_again(
+    arena: Arena, long_runs: dict[str, list[str]]
+) -> None:
+    long_runs[arena.kind] = [arena.submit(80 + number) for number in range(3)]
+    attempt = arena.submit(150, machine=LARGER)
+    name = arena.running(attempt)
+    arena.harmed.add(name)
+    faults.cut_network(arena.here, name)
+    ended = arena.ended(attempt)
+    assert ended.outcome is Outcome.INTERRUPTED, ended
+    again = arena.again(attempt)
+    arena.running(again)
+    arena.cancel(again)
+    assert arena.ended(again).outcome is Outcome.CANCELLED
+
+
+@on("karpenter")
+def test_a_machine_is_given_back_at_the_moment_when_the_next_run_arrives(
+    arena: Arena, long_runs: dict[str, list[str]]
+) -> None:
     choice = random.Random(1)
-    first = [arena.submit(58) for _ in range(4)]
 
     def follow(attempt: str, delay: float) -> str:
         succeeds(arena, attempt)  # which says that it was read: now nothing keeps its machine
         time.sleep(delay)
         return arena.submit(1)
 
-    delays = [0.0, *(choice.uniform(0, 1.5) for _ in range(3))]
-    with ThreadPoolExecutor(4) as pool:
+    first = long_runs.get(arena.kind) or [arena.submit(60) for _ in range(3)]
+    delays = [0.0, *(choice.uniform(0, 1.5) for _ in first[1:])]
+    with ThreadPoolExecutor(len(first)) as pool:
         for attempt in list(pool.map(follow, first, delays)):
             succeeds(arena, attempt)
 
