@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,16 @@ from tests.cluster.conftest import Cluster
 from tests.cluster.ground import Ground
 
 MakeGround = Callable[..., Ground]
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """Where it is, and the states of its tasks; one without a state makes it answer 503."""
+
+    url: str
+    states: dict[str, str]
+
+
 _LARGE = {"cpu": 1, "memory": "2Gi"}
 _XLARGE = {"cpu": 3, "memory": "8Gi"}
 
@@ -175,6 +189,54 @@ def test_machines_that_never_join_and_pods_that_nobody_owns_are_ended(
         ground.read(attempt)
     ground.machines_gone()
     ground.check_ledger()
+
+
+@pytest.fixture
+def airflow() -> Iterator[Airflow]:
+    """An Airflow at the wire: it answers about one task, whose state a test sets."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            task = {"task_id": "clean", "map_index": -1, "max_tries": 0, "state": states["clean"]}
+            answer = {"access_token": "token", "task_instances": [task]}
+            body = json.dumps(answer).encode()
+            self.send_response(200 if states["clean"] else 503)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Says nothing."""
+
+    states = {"clean": "running"}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield Airflow(f"http://127.0.0.1:{server.server_port}", states)
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_attempt_whose_airflow_task_failed_is_ended_and_one_of_a_silent_airflow_is_not(
+    on_karpenter: MakeGround, airflow: Airflow
+) -> None:
+    ground = on_karpenter()
+    (ground.home / "airflow").mkdir(parents=True)
+    (ground.home / "airflow" / "api.json").write_text(json.dumps({"url": airflow.url}))
+    ground.start_keeper()
+    owner = {"kind": "airflow", "dag_id": "flights", "dag_run_id": "one", "task_id": "clean"}
+    attempt = ground.submit("owned", "sleep 300", owner=owner)
+    ground.wait_running(attempt)
+    airflow.states["clean"] = ""
+    time.sleep(8)
+    assert not ground.pods(attempt)[0]["metadata"].get("deletionTimestamp")
+    assert "no orphans" in ground.run("orphans")
+    airflow.states["clean"] = "failed"
+    ended = ground.ended(attempt, 60)
+    assert ended.outcome is Outcome.CANCELLED
+    assert ended.cause == "the Airflow task flights.clean is failed"
+    ground.api.wait("its pod to be gone", lambda: not ground.pods(attempt), 60)
 
 
 def test_a_group_buys_for_a_run_and_its_machine_is_given_back_and_billed(

@@ -149,7 +149,7 @@ class Aws:
 
         over = item.gone_at is not None
         known = self._prices.get(item.id)
-        if known is not None and (known.over or not over) and known.until > time.monotonic():
+        if known is not None and (known.over or (not over and known.until > time.monotonic())):
             return known.steps
         if item.launched_at is None:
             return ()
