@@ -205,7 +205,7 @@ def airflow() -> Iterator[Airflow]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *arguments: object) -> None:
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
             """Says nothing."""
 
     states = {"clean": "running"}
