@@ -84,7 +84,7 @@ def render_access(pools: Sequence[Pool]) -> list[Object]:
     ]
     for namespace in namespaces_of(pools):
         objects += [
-            _role("Role", KEEPER, namespace, _keeper_in_namespace()),
+            _role("Role", KEEPER, namespace, _keeper_in_namespace(pools)),
             _binding("RoleBinding", KEEPER, namespace, "Role", KEEPER, home),
             _role("Role", SUBMITTER, namespace, _submitter_in_namespace()),
             _binding("RoleBinding", SUBMITTER, namespace, "Role", SUBMITTER, home),
@@ -108,15 +108,15 @@ def _keeper_everywhere(pools: Sequence[Pool]) -> list[Object]:
             _rule("karpenter.sh", ["nodeclaims"], [*_READ, "patch", "delete"]),
             _rule("karpenter.sh", ["nodepools"], _READ),
         ]
-    if any(pool.queue for pool in pools):
-        rules.append(_rule("kueue.x-k8s.io", ["workloads"], _READ))
     return rules
 
 
-def _keeper_in_namespace() -> list[Object]:
+def _keeper_in_namespace(pools: Sequence[Pool]) -> list[Object]:
     """Its lease, and what it learned of machines; and all that it does with pods."""
+    kueue = [_rule("kueue.x-k8s.io", ["workloads"], ["delete"])]
     return [
         *_keeper_of_pods(),
+        *(kueue if any(pool.queue for pool in pools) else ()),
         _rule("", ["configmaps"], [*_READ, "create", "update", "patch", "delete"]),
         _rule("coordination.k8s.io", ["leases"], ["get", "create", "update", "patch"]),
     ]
@@ -151,7 +151,7 @@ def keeper_rights(pools: Sequence[Pool]) -> list[tuple[str, str, str, str | None
         (*right, None) for right in _spread(_keeper_everywhere(pools))
     ]
     for namespace in namespaces_of(pools):
-        rights += [(*right, namespace) for right in _spread(_keeper_in_namespace())]
+        rights += [(*right, namespace) for right in _spread(_keeper_in_namespace(pools))]
     for namespace in other_namespaces_of(pools):
         rights += [(*right, namespace) for right in _spread(_keeper_of_pods())]
     return rights

@@ -143,6 +143,8 @@ def metadata_of(request: PodRequest, pool: Pool, queued_at: datetime, index: int
         if plan.count > 1:
             found["kueue.x-k8s.io/pod-group-name"] = found[labels.ATTEMPT]
             annotations["kueue.x-k8s.io/pod-group-total-count"] = str(plan.count)
+            # Else Kueue holds on to the pods that ended, and waits for others in their place.
+            annotations["kueue.x-k8s.io/retriable-in-group"] = "false"
     return {
         "name": labels.pod_name(request.attempt, index, plan.count),
         "namespace": pool.namespace,

@@ -348,8 +348,9 @@ def test_kueues_queue_is_named_where_the_pool_has_one() -> None:
     gang = pods_for(pool, count=3)
     groups = {pod["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] for pod in gang}
     assert groups == {"delays-7f3a9c1b04d2-1"}
-    counts = gang[0]["metadata"]["annotations"]["kueue.x-k8s.io/pod-group-total-count"]
-    assert counts == "3"
+    noted = gang[0]["metadata"]["annotations"]
+    assert noted["kueue.x-k8s.io/pod-group-total-count"] == "3"
+    assert noted["kueue.x-k8s.io/retriable-in-group"] == "false"
 
 
 # ------------------------------------------------------------------ what it may do

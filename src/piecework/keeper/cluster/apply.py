@@ -31,8 +31,8 @@ from piecework.keeper.cluster.actions import (
     StampMachine,
     TellWaiting,
 )
-from piecework.keeper.cluster.snapshot import KUEUE_GATE, PodSeen
-from piecework.kube.client import NODE, POD, ConflictError, Kube, Object
+from piecework.keeper.cluster.snapshot import KUEUE_GATE, KUEUE_GROUP, PodSeen
+from piecework.kube.client import NODE, POD, ConflictError, Kind, Kube, Object
 from piecework.ledger.events import Outcome
 from piecework.machines.provider import Provider
 from piecework.plan import labels
@@ -40,6 +40,8 @@ from piecework.runners.pods import End
 
 logger = logging.getLogger(__name__)
 
+#: What Kueue has of a pod, or of all pods of a gang by the gang's name.
+WORKLOAD = Kind("kueue.x-k8s.io", "v1beta2", "workloads", "Workload")
 #: Requests to the API server at the same time.
 THREADS = 8
 #: How long one tick may act, in seconds; what is left is decided again, from what is true then.
@@ -219,6 +221,10 @@ class Executor:
         if pod.deleting_at is None:
             self.kube.delete(POD, name, namespace, uid=pod.uid, grace_seconds=0)
         current = release_pod(self.kube, name, namespace, pod.uid)
+        group = pod.raw["metadata"].get("labels", {}).get(KUEUE_GROUP)
+        if current is not None and group is not None:
+            # Of a gang Kueue keeps the pods until its Workload is gone (kueue#5130).
+            self.kube.delete(WORKLOAD, group, namespace)
         return [] if current is None else [current]
 
 

@@ -24,6 +24,7 @@ from piecework.spec.team import Team
 
 KUEUE_GATE = "kueue.x-k8s.io/admission"
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+KUEUE_GROUP = "kueue.x-k8s.io/pod-group-name"
 #: Namespace and name.
 PodKey = tuple[str, str]
 

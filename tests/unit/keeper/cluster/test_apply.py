@@ -104,6 +104,16 @@ def test_a_recorded_pod_is_deleted_and_loses_its_finalizer() -> None:
     assert server.asked[2].body[1] == {"op": "remove", "path": "/metadata/finalizers/1"}
 
 
+def test_a_gang_is_taken_from_kueue_which_would_keep_its_pods() -> None:
+    gang = {"kueue.x-k8s.io/pod-group-name": "run-1"}
+    executor, server = _executor(found(_ANY), found(_ANY), found({}))
+    ended = pod("run", node="node-m", started=-20, ended=-5, pod_labels=gang)
+    _apply(executor, RemovePod(ended, "read"))
+    workload = server.asked[-1]
+    assert (workload.method, workload.path.rpartition("/")[2]) == ("DELETE", "run-1")
+    assert "/workloads/" in workload.path
+
+
 def test_another_pod_of_the_same_name_keeps_its_finalizer() -> None:
     other = {"metadata": {"name": "x", "uid": "another", "finalizers": [labels.FINALIZER]}}
     executor, server = _executor(found(_ANY), found(other))
