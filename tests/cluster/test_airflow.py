@@ -17,14 +17,17 @@ from typing import Any
 
 import pytest
 
+from piecework import clock
 from piecework.airflow import platform
 from piecework.airflow.configuration import KEEPER
 from piecework.config import Settings
+from piecework.ledger.charges import bill_machine
 from piecework.ledger.events import Outcome
+from piecework.ledger.store import open_ledger
 from piecework.plan import labels
 from piecework.runners.runner import AttemptStatus, run_id, runner_for
 from piecework.spec.pool import load_pools
-from testbed import faults, images, wishes
+from testbed import faults, images, record, wishes
 from testbed.api import Object
 from tests.cluster.cluster_pools import make_karpenter_pool, remove, settings_from
 from tests.cluster.conftest import Cluster
@@ -37,6 +40,8 @@ pytestmark = pytest.mark.layer("airflow")
 _CLAIMS = "karpenter.sh/v1"
 #: An image of a user's own: it has a shell and nothing of piecework.
 _DOCKERFILE = "ARG BASE\nFROM ${BASE}\nUSER 65532:65532\n"
+#: Kubernetes tells whole seconds, cut off; and this host has two cores for all of this.
+_RECORD_SECONDS = 2.0
 #: How long until nothing of a job is left, its machine included.
 _GONE_SECONDS = 90.0
 
@@ -370,5 +375,18 @@ def test_pods_that_people_write_get_machines_of_their_own(bought: Bought) -> Non
 
 
 def test_in_the_end_every_second_is_billed_and_every_machine_is_back(bought: Bought) -> None:
-    bought.ground.machines_gone()
-    bought.ground.check_ledger()
+    machines = bought.ground.machines_gone()
+    with open_ledger(bought.world.settings.ledger_url) as ledger:
+        found = ledger.verify()
+    assert found.ok, found.problems
+    lives = record.read(bought.ground.here)
+    for machine in machines:
+        bill = bill_machine(machine, clock.now())
+        if bill is None:
+            continue
+        life = next(life for name, life in lives.items() if bought.ground.is_of(name, machine))
+        assert life.bought, life
+        assert life.returned, life
+        late = bill.start / 1_000_000 - life.bought.timestamp()
+        over = bill.until / 1_000_000 - life.returned.timestamp()
+        assert max(abs(late), abs(over)) <= _RECORD_SECONDS, (machine.id, late, over)

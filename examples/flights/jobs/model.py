@@ -31,6 +31,15 @@ NUMBERS = ["distance", "plane_age", *WEATHER]
 KINDS = ["carrier", "origin", "dest", "month", "weekday", "hour"]
 
 
+def find_tables(data: str) -> str:
+    """The tables where Spark can read them: fsspec knows more places."""
+    if "://" not in data:
+        return f"{data}/tables"
+    files, place = fsspec.url_to_fs(f"{data}/tables")
+    files.get(place, "tables", recursive=True)
+    return "tables"
+
+
 def load_flights(spark: SparkSession, tables: str, min_delay: int) -> DataFrame:
     """Flights that arrived, with their plane's age, the weather, `label` and `held_out`."""
     flights, planes, weather = (
@@ -87,7 +96,7 @@ def main() -> None:
     data = os.environ["PIECEWORK_DATA"]
     spark = SparkSession.builder.getOrCreate()
 
-    flights = load_flights(spark, f"{data}/tables", options.min_delay).cache()
+    flights = load_flights(spark, find_tables(data), options.min_delay).cache()
     model = build_pipeline().fit(flights.where("NOT held_out"))
     predicted = model.transform(flights.where("held_out")).cache()
     auc = BinaryClassificationEvaluator(metricName="areaUnderROC").evaluate(predicted)

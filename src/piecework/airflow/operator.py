@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,8 @@ class JobOperator(BaseOperator):
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
         """As Airflow's, but `{{ ds }}` and the like hold for requested runs, too."""
-        complete_context(context)
-        super().render_template_fields(context, jinja_env)
+        with render_or_fail(context):
+            super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Any) -> None:
         """In a worker: hands the rendered job over to the trigger, and is gone."""
@@ -177,6 +178,21 @@ class JobOperator(BaseOperator):
         if event["final"]:
             raise AirflowFailException(event["cause"])
         raise AirflowException(event["cause"])
+
+
+@contextmanager
+def render_or_fail(context: Any) -> Iterator[None]:
+    """Completes the context; a template that cannot be rendered fails the task for good.
+
+    In a worker, where there are more tries than the user asked for.
+    """
+    complete_context(context)
+    try:
+        yield
+    except Exception as error:  # a template runs what its author wrote: anything may happen
+        raise AirflowFailException(
+            f"its templates cannot be rendered: {type(error).__name__}: {error}"
+        ) from error
 
 
 def ends_in_worker(task: BaseOperator) -> bool:

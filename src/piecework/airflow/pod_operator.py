@@ -24,11 +24,15 @@ from kubernetes.client import models as k8s
 
 from piecework import config
 from piecework.airflow.choice import choose_machine
-from piecework.airflow.operator import LOST_WORKERS, ends_in_worker, take_priority
+from piecework.airflow.operator import (
+    LOST_WORKERS,
+    ends_in_worker,
+    render_or_fail,
+    take_priority,
+)
 from piecework.airflow.pod_trigger import PodTrigger
-from piecework.airflow.rendering import complete_context
 from piecework.config import Settings
-from piecework.errors import ConfigError
+from piecework.errors import ConfigError, InputError, NoMachineError
 from piecework.spec.job import Job
 from piecework.spec.pool import Pool, load_pools
 from piecework.units import Memory, parse_cpu
@@ -85,14 +89,21 @@ class MachinePodOperator(KubernetesPodOperator):
         self.document = {name: value for name, value in written.items() if name != "container"}
         self.pipeline = pipeline
 
+    def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
+        """As KubernetesPodOperator's, but `{{ ds }}` and the like hold for requested runs, too."""
+        with render_or_fail(context):
+            super().render_template_fields(context, jinja_env)
+
     def execute(self, context: Any) -> None:
         """In a worker: builds the pod, hands it over to the trigger, and is gone."""
-        complete_context(context)
-        settings = config.load()
-        pool = self._find_pool(settings)
-        self.name = self._set_name(self.name)
-        pod = self._build(context, pool)
-        trigger = self._make_trigger(context, settings, pool, pod)
+        try:
+            settings = config.load()
+            pool = self._find_pool(settings)
+            self.name = self._set_name(self.name)
+            pod = self._build(context, pool)
+            trigger = self._make_trigger(context, settings, pool, pod)
+        except (InputError, NoMachineError) as error:  # no other try would do any better
+            raise AirflowFailException(str(error)) from error
         if self.callbacks:
             attempt = trigger.begin(context["ti"])
             self._call("on_pod_creation", context, trigger.read_pod(attempt))
