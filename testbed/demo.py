@@ -8,10 +8,12 @@ The pipeline's file is the same as in `make demo`; only the pool differs.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,8 @@ from testbed.programs import say
 
 _NAME = "demo"
 _POOL = "bought"
+#: Longer than a machine's minimum.
+_RETURN_SECONDS = 120.0
 _SETTINGS = """\
 pool = "{pool}"
 data = "webhdfs://{web}/piecework/data"
@@ -69,6 +73,7 @@ def main() -> int:
                 _piecework(environment, "up"),
                 _piecework(environment, "demo", "--pool", _POOL, "--keep"),
                 _piecework(environment, "run", str(container), "--keep"),
+                _until_returned(environment),
                 _piecework(environment, "machines"),
             ]
         finally:
@@ -111,6 +116,19 @@ def _prepare(here: Place, home: Path) -> Path:
     file = folder / "container.yaml"
     file.write_text(_CONTAINER.format(image=own))
     return file
+
+
+def _until_returned(environment: dict[str, str]) -> int:
+    """Waits until no machine is paid for any more; 1 where one still is after a while."""
+    say("waiting for the last machine to be given back")
+    command = [sys.executable, "-m", "piecework", "machines", "--live", "--json"]
+    end = time.monotonic() + _RETURN_SECONDS
+    while time.monotonic() < end:
+        told = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
+        if not json.loads(told)["machines"]:
+            return 0
+        time.sleep(1)
+    return 1
 
 
 def _piecework(environment: dict[str, str], *arguments: str) -> int:
