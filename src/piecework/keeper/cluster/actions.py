@@ -19,11 +19,15 @@ DELETED = "its pod was deleted by somebody"
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """Opens the gates of all pods of an attempt. `handed` are the machines that it takes over."""
+    """Opens the gates of all pods of an attempt. `handed` are the machines that it takes over.
+
+    `told` is what it waits for from now on, where a machine has to be bought.
+    """
 
     attempt: AttemptSeen
     at: datetime
     handed: tuple[MachineSeen, ...] = ()
+    told: str | None = None
     kind = "admit"
 
     def __str__(self) -> str:

@@ -15,6 +15,7 @@ from decimal import Decimal
 from piecework.keeper.cluster.actions import Action, Admit, Release, TellWaiting
 from piecework.keeper.cluster.queue import Held, Taken, count_taken, fits
 from piecework.keeper.cluster.snapshot import AttemptSeen, Request, Snapshot
+from piecework.keeper.cluster.wording import describe_purchase
 from piecework.machines.provider import MachineSeen
 from piecework.spec.pool import Pool
 from piecework.spec.team import Team
@@ -104,7 +105,8 @@ def _consider(state: _Round, attempt: AttemptSeen, pool: Pool) -> str | None:
     state.taken.pool(pool.name).add(buys, request.usd_per_hour)
     if request.team:
         state.taken.team(request.team).add(attempt.count, request.usd_per_hour)
-    state.actions.append(Admit(attempt, state.snapshot.now, tuple(handed)))
+    told = describe_purchase(pool.provider, request.instance_type) if buys else None
+    state.actions.append(Admit(attempt, state.snapshot.now, tuple(handed), told))
     return None
 
 

@@ -160,12 +160,13 @@ class Executor:
         for index, pod in enumerate(action.attempt.pods):
             if pod.gated:
                 machine_name = names[index] if index < len(names) else None
-                opened = self._open(pod, clock.to_text(action.at), machine_name)
+                told = action.told if pod is action.attempt.first else None
+                opened = self._open(pod, clock.to_text(action.at), machine_name, told)
                 if opened is not None:
                     pods.append(opened)
         return pods, nodes
 
-    def _open(self, pod: PodSeen, at: str, machine: str | None) -> Object | None:
+    def _open(self, pod: PodSeen, at: str, machine: str | None, told: str | None) -> Object | None:
         gates = [gate["name"] for gate in pod.raw["spec"].get("schedulingGates", ())]
         index = gates.index(labels.GATE)
         admitted = json.dumps({"at": at, "machine": machine})
@@ -175,6 +176,10 @@ class Executor:
             {"op": "remove", "path": f"/spec/schedulingGates/{index}"},
             {"op": "add", "path": _path(labels.ADMITTED), "value": admitted},
         ]
+        if told is not None:
+            number = 0 if pod.waiting is None else pod.waiting.number + 1
+            waits = json.dumps({"reason": told, "since": at, "number": number})
+            change.append({"op": "add", "path": _path(labels.WAITING), "value": waits})
         if KUEUE_GATE in gates or "annotations" not in pod.raw["metadata"]:
             raise _VanishedError(f"pod {'/'.join(pod.key)} is not ready to be admitted")
         try:

@@ -12,12 +12,11 @@ from datetime import timedelta
 from piecework.keeper.cluster.actions import TellWaiting
 from piecework.keeper.cluster.admit import tell
 from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen, Snapshot
+from piecework.keeper.cluster.wording import describe_machine, describe_purchase
 from piecework.machines.provider import MachineSeen
 
 #: Nothing is told before: most machines that are handed over take their pod sooner.
 QUIET = timedelta(seconds=3)
-#: Types are spelt when they are read: an m6a.large, a c6a.large.
-_SPOKEN_WITH_A_VOWEL = "aefhilmnorsx"
 
 
 def explain(snapshot: Snapshot) -> list[TellWaiting]:
@@ -54,25 +53,24 @@ def _why_no_machine(
     snapshot: Snapshot, attempt: AttemptSeen, pod: PodSeen, machines: list[MachineSeen]
 ) -> str:
     request = attempt.request
-    wanted = (request.instance_type if request else None) or "machine"
-    article = "an" if wanted[0] in _SPOKEN_WITH_A_VOWEL else "a"
+    wanted = None if request is None else request.instance_type
     provider = snapshot.pools[pod.pool].provider
     free = [machine for machine in machines if not snapshot.pods_on(machine)]
     if provider == "karpenter" and free:
         machine = min(free, key=lambda m: m.id)
-        bought = machine.instance_type or wanted
+        kind = machine.instance_type or "a machine"
         if machine.launched_at is None:
             if machine.problem:
                 return f"no machine yet: {machine.problem}"
-            return f"no machine yet: Karpenter is buying {article} {bought}"
+            bought = describe_machine(machine.instance_type or wanted)
+            return f"no machine yet: Karpenter is buying {bought}"
         if machine.ready_at is None:
-            return f"its machine {machine.id} ({bought}) is booting"
-        return f"its machine {machine.id} ({bought}) is ready and has not taken it yet"
+            return f"its machine {machine.id} ({kind}) is booting"
+        return f"its machine {machine.id} ({kind}) is ready and has not taken it yet"
     failure = snapshot.failures.get(pod.pool)
     if failure is not None:
         return failure
     hint = snapshot.hints.get(attempt.id)
     if hint is not None:
         return f"no machine yet: {hint}"
-    who = "Karpenter" if provider == "karpenter" else "the autoscaler"
-    return f"no machine yet: {who} is to buy {article} {wanted}"
+    return describe_purchase(provider, wanted)

@@ -56,6 +56,15 @@ def test_an_admission_relabels_the_machine_before_it_opens_the_gate() -> None:
     assert {test["path"] for test in tests} == {"/metadata/uid", "/spec/schedulingGates/0/name"}
 
 
+def test_an_admission_that_buys_says_what_it_waits_for_in_the_same_step() -> None:
+    executor, server = _executor(found(_ANY))
+    waiting = attempt(pod("run", gated=True))
+    _apply(executor, Admit(waiting, NOW, told="no machine yet"))
+    added = [operation["value"] for operation in server.asked[0].body if operation["op"] == "add"]
+    assert json.loads(added[1])["reason"] == "no machine yet"
+    assert json.loads(added[1])["since"] == json.loads(added[0])["at"]
+
+
 def test_a_machine_that_vanished_before_its_hand_over_opens_no_gate() -> None:
     executor, server = _executor(refused(404))
     (done,) = _apply(executor, Admit(attempt(pod("run", gated=True)), NOW, (machine("m"),)))
