@@ -237,6 +237,6 @@ class Ground:
         return testbed_name == machine.id or f"kwok-{machine.id}-" in f"{testbed_name}-"
 
 
-#: Kubernetes and AWS tell their times in whole seconds, cut off, and the testbed sees a moment later
-#: that a machine was returned: when its node is gone.
+#: Kubernetes and AWS tell their times in whole seconds, cut off, and the testbed sees that a
+#: machine was returned a moment later: when its node is gone.
 TOLERANCE_SECONDS = 1.5
