@@ -88,8 +88,10 @@ class PeerRun:
             (pod.created - self.asked[number]).total_seconds() for number, pod in self.pods.items()
         ]
 
-    def wait_seconds(self) -> list[float]:
-        """By job: from when it was asked for to its first process, less its machine's boot."""
+    def waits(self) -> list[tuple[bool, float]]:
+        """By job: whether its machine was bought after it was asked for, and the seconds from then
+        to its first process, less that machine's boot.
+        """
         lives = {life.machine: life for life in self.machines}
         found = []
         for number, pod in sorted(self.pods.items()):
@@ -98,10 +100,27 @@ class PeerRun:
             asked = self.asked[number]
             waited = (pod.started - asked).total_seconds()
             life = lives.get(pod.node or "")
-            if life and life.bought and life.joined and life.bought >= asked:
+            bought = bool(life and life.bought and life.bought >= asked)
+            if bought and life and life.bought and life.joined:
                 waited -= (min(life.joined, pod.started) - life.bought).total_seconds()
-            found.append(waited)
+            found.append((bought, waited))
         return found
+
+    def added_seconds(self, beside: PeerRun) -> float:
+        """What jobs wait longer here than there, in the median; each is held against those whose
+        machines were bought as well, or were there as well.
+        """
+        usual = {
+            bought: median([waited for each, waited in beside.waits() if each is bought])
+            for bought in (True, False)
+        }
+        return median(
+            [
+                waited - usual[bought]
+                for bought, waited in self.waits()
+                if not math.isnan(usual[bought])
+            ]
+        )
 
 
 def percentile(values: Sequence[float], share: float) -> float:

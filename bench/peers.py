@@ -20,7 +20,7 @@ from typing import Any
 
 from bench import cluster_platform
 from bench.cluster_platform import ClusterPlatform
-from bench.peer_list import Job, PeerRun, median, percentile, read_jobs
+from bench.peer_list import Job, PeerRun, percentile, read_jobs
 from bench.pod_watch import PodWatch, watching
 from bench.timing import Figure, Result, Spread
 from piecework.clock import now
@@ -275,8 +275,8 @@ def _compare(runs: dict[Peer, PeerRun]) -> list[Figure]:
     }
     for peer, run in runs.items():
         if peer.is_ours and peer.kind in beside:
-            added = median(run.wait_seconds()) - median(beside[peer.kind].wait_seconds())
-            label = f"{peer.label}: adds to the wait of KubernetesPodOperator, medians"
+            added = run.added_seconds(beside[peer.kind])
+            label = f"{peer.label}: adds to what KubernetesPodOperator's jobs wait, median"
             figures.append(Figure(label, Spread.of([added]), "s", at_most=_MOST_ADDED))
     return figures
 
@@ -286,7 +286,7 @@ def _figures(peer: Peer, run: PeerRun) -> list[Figure]:
     ours = peer.is_ours
     least, work = run.least_seconds(minimum=True), run.least_seconds(minimum=False)
     apart = run.paid_seconds(boot=False)
-    given_back, waits = run.give_back_seconds(), run.wait_seconds()
+    given_back, waits = run.give_back_seconds(), [waited for _, waited in run.waits()]
     machines = len(run.machines) / len(run.jobs)
 
     def figure(label: str, value: float, unit: str, at_most: float | None = None) -> Figure:

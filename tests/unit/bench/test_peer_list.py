@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -73,7 +74,16 @@ def test_the_boot_of_a_machine_that_was_bought_for_the_job_is_no_wait() -> None:
     bought = Life("a", bought=_at(1), joined=_at(31), returned=_at(100))
     before = Life("b", bought=_at(-50), joined=_at(-20), returned=_at(100))
     run = _run((bought, before), _pod(0, "a", 33, 40), _pod(1, "b", 2, 40))
-    assert run.wait_seconds() == [3, 2]
+    assert run.waits() == [(True, 3), (False, 2)]
+
+
+def test_what_is_added_compares_bought_machines_with_bought_ones() -> None:
+    new = Life("a", bought=_at(1), joined=_at(2), returned=_at(100))
+    old = Life("b", bought=_at(-50), joined=_at(-20), returned=_at(100))
+    theirs = _run((new, old), _pod(0, "a", 8, 40), _pod(1, "b", 1, 40))
+    ours = _run((new, old), _pod(0, "a", 9, 40), _pod(1, "a", 9, 40), _pod(2, "b", 2, 40))
+    assert ours.added_seconds(theirs) == 1
+    assert math.isnan(ours.added_seconds(_run(())))
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.95, 95), (0.5, 50), (1.0, 100), (0.001, 1)])
