@@ -144,6 +144,8 @@ def _find_lost(snapshot: Snapshot, attempt: AttemptSeen, pool: Pool) -> str | No
         patience = pool.join_timeout if boots else pool.lost_after
         if snapshot.silence_of(node) > patience:
             limit = format_duration(patience)
+            if boots:
+                return f"its machine {node.name} was not ready within {limit}"
             return f"its machine {node.name} has not answered for {limit}"
     return None
 
