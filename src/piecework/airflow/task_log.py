@@ -40,6 +40,8 @@ _LONGEST_LINE = 16 << 10
 _REASON_SECONDS = 30.0
 _LONGEST_REASON_SECONDS = 600.0
 _WORTH_TELLING = timedelta(seconds=1)
+#: Notes are for those who wonder; each is two questions to Airflow.
+_WORTH_A_NOTE_SECONDS = 5.0
 
 
 class TaskLog:
@@ -61,7 +63,7 @@ class TaskLog:
         self._state: tuple[str, str] = ("", "")
         self._reasons = _Reasons()
         self._deadline = _Deadline(assignment, settings)
-        self._noted = False
+        self._noted = ""
 
     def tell(self, progress: Progress) -> None:
         """Writes what is new since the last look."""
@@ -113,13 +115,14 @@ class TaskLog:
 
     def _tell_state(self, attempt: AttemptStatus) -> None:
         what = self._reasons.latest(attempt) if attempt.state == "waiting" else ""
+        if attempt.state == "waiting" and self._reasons.waited_seconds >= _WORTH_A_NOTE_SECONDS:
+            self._note(f"{_WAITING}{what}")
         state = (f"{attempt.attempt} {attempt.state}", what)
         if state == self._state:
             return
         self._state = state
         if attempt.state == "waiting":
-            _log.info("waiting for a machine: %s", what)
-            self._note(f"{_WAITING}{what}")
+            _log.info("%s%s", _WAITING, what)
         elif attempt.state == "running":
             _log.info("running on %s%s", ", ".join(attempt.machines), _waited(attempt))
             self._note("")
@@ -128,8 +131,8 @@ class TaskLog:
             self._note("")
 
     def _note(self, note: str) -> None:
-        if note or self._noted:
-            self._noted = bool(note)
+        if note != self._noted:
+            self._noted = note
             _write_note(self._ti, self._settings, note)
 
 
@@ -145,11 +148,19 @@ class _Reasons:
         self._reason = ""
         self._next_at = 0.0
         self._pause_seconds = _REASON_SECONDS
+        self._since = time.monotonic()
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long the attempt is seen to wait."""
+        return time.monotonic() - self._since
 
     def latest(self, attempt: AttemptStatus) -> str:
         """The reason that is to be told now: the newest, or the one that was told last."""
-        reason = attempt.reason or "it is queued"
+        reason = (attempt.reason or "it is queued").removeprefix("waits for a machine: ")
         now = time.monotonic()
+        if attempt.attempt != self._attempt:
+            self._since = now
         if attempt.attempt != self._attempt or _shape(reason) != _shape(self._reason):
             self._attempt, self._reason, self._pause_seconds = (
                 attempt.attempt,
