@@ -87,8 +87,8 @@ class Karpenter:
             if pool is not None:
                 current[metadata["name"]] = version, read_claim(claim, pool)
         for name, (version, machine) in self._read.items():
-            if name not in current and not machine.held and machine.gone_at is None:
-                # Somebody took our finalizer off: all that is known is that it is gone.
+            if name not in current and machine.gone_at is None:
+                # It was not held, or somebody let go of it: all that is known is that it is gone.
                 gone = replace(machine, gone_at=machine.leaving_at or self._now())
                 current[name] = version, gone
         self._read = current

@@ -19,6 +19,7 @@ from piecework.keeper.cluster.lease import Lease
 from piecework.keeper.cluster.logs import FilesystemStore, Logs
 from piecework.keeper.cluster.metrics import Metrics
 from piecework.keeper.cluster.owners import Owners, ask_airflow
+from piecework.keeper.cluster.reconcile import Reconciliation, read_open
 from piecework.keeper.cluster.tending import Helpers, Sources, Tending
 from piecework.keeper.cluster.writer import Writer, open_append
 from piecework.kube.client import Kube
@@ -128,12 +129,13 @@ def _helping(settings: Settings, keeper: Tending) -> Iterator[None]:
     owners = Owners(ask_airflow(settings.home, settings.airflow_url))
     hints = Hints(keeper.kube)
     learning = Learning(keeper.kube, keeper.pools)
+    reconciliation = Reconciliation(lambda: read_open(settings.ledger_url), keeper.writer)
     helpers = keeper.helpers = Helpers(
         owners_over=lambda: owners.over,
         hints=lambda: hints.found,
         look=[owners.look, hints.look],
         ask=[owners.round, hints.round],
-        act=[learning.look],
+        act=[learning.look, reconciliation.look],
     )
     logs = None
     if settings.store:
@@ -149,6 +151,7 @@ def _helping(settings: Settings, keeper: Tending) -> Iterator[None]:
         owners.stop()
         hints.stop()
         learning.stop()
+        reconciliation.stop()
         if logs is not None:
             logs.stop()
 
