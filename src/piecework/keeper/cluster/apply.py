@@ -46,6 +46,7 @@ WORKLOAD = Kind("kueue.x-k8s.io", "v1beta2", "workloads", "Workload")
 THREADS = 8
 #: How long one tick may act, in seconds; what is left is decided again, from what is true then.
 LONGEST_SECONDS = 1.0
+_TOLD_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Executor:
     threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="keeper")
     )
+    _told_until: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def apply(self, actions: Iterable[Action]) -> list[Done]:
         """Does the actions, in their order where they are about one machine or attempt.
@@ -104,11 +106,20 @@ class Executor:
         try:
             pods, nodes = self._do(action)
         except PieceworkError as error:
-            logger.warning("%s: failed: %s", action, error, extra={"action": action.kind})
+            self._tell_failure(action, error)
             return Done(action, str(error))
         level = logging.DEBUG if action.kind in ("tell-waiting", "mark-recorded") else logging.INFO
         logger.log(level, "%s", action, extra={"action": action.kind, "subject": _subject(action)})
         return Done(action, None, tuple(pods), tuple(nodes))
+
+    def _tell_failure(self, action: Action, error: PieceworkError) -> None:
+        """A failure is tried again every second, and told once a minute."""
+        key, now = (action.kind, _subject(action)), time.monotonic()
+        if now < self._told_until.get(key, 0.0):
+            return
+        self._told_until = {k: until for k, until in self._told_until.items() if until > now}
+        self._told_until[key] = now + _TOLD_SECONDS
+        logger.warning("%s: failed: %s", action, error, extra={"action": action.kind})
 
     def _do(self, action: Action) -> tuple[list[Object], list[Object]]:
         match action:

@@ -163,6 +163,7 @@ class Tending:
         types = [item for book in self.books.values() for item in book.types.values()]
         self.expected_gpus = {item.name: item.gpus for item in types if item.gpus}
         self._reachable_since: datetime | None = None
+        self._blind = False
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -187,8 +188,10 @@ class Tending:
         self.wake.set()
 
     def tick(self) -> list[Done]:
-        """One round: takes note, records, decides, acts. Does nothing while others are the keeper,
-        but stays up to date.
+        """One round: takes note, records, decides, acts.
+
+        Does nothing while others are the keeper, but stays up to date; and only records while a
+        watch is broken: what it would act upon may not be true any more.
         """
         snapshot = self.look()
         for look in self.helpers.look:
@@ -200,6 +203,8 @@ class Tending:
         for act in self.helpers.act:
             act(snapshot)
         self.record(snapshot)
+        if self._is_blind():
+            return []
         done = self.executor.apply(in_portions(decide(snapshot, self.writer.over)))
         self._take_back(done)
         for told in self.helpers.told:
@@ -273,6 +278,15 @@ class Tending:
         if state.dropped:
             self.writer.forget(state.dropped - snapshot.attempts.keys())
             state.dropped = set()
+
+    def _is_blind(self) -> bool:
+        problems = self.sources.errors()
+        if problems and not self._blind:
+            logger.warning("nothing is done until all is seen again: %s", "; ".join(problems))
+        elif self._blind and not problems:
+            logger.info("all is seen again")
+        self._blind = bool(problems)
+        return self._blind
 
     def _take_back(self, done: list[Done]) -> None:
         """What was changed is known before a watch tells of it."""

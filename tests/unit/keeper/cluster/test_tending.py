@@ -137,6 +137,16 @@ def test_a_keeper_that_does_not_lead_looks_on_and_knows_all_when_it_does() -> No
     assert len(keeper.written) == 1
 
 
+def test_a_keeper_that_cannot_see_records_and_does_nothing() -> None:
+    keeper = _Keeper()
+    keeper.cluster.problems = ["node claims are forbidden"]
+    keeper.cluster.pods.append(pod_json("run", gated=True))
+    assert keeper.tick() == []
+    assert [event.kind for event in keeper.written] == [Kind.ATTEMPT_QUEUED]
+    keeper.cluster.problems = []
+    assert [action.kind for action in keeper.tick()] == ["admit"]
+
+
 def test_a_pod_is_marked_only_in_a_tick_after_its_end_was_written() -> None:
     keeper = _Keeper()
     keeper.cluster.claims_now["m"] = _claim_json("m")
