@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: How long after it is ready a node has all of its daemons.
 SETTLED = timedelta(seconds=20)
+#: When it is tried again where it could not be found out.
+AGAIN_SECONDS = 60.0
 
 
 class Learning:
@@ -39,17 +43,19 @@ class Learning:
     def __init__(self, kube: Kube, pools: Mapping[str, Pool]) -> None:
         self._kube = kube
         self._pools = pools
-        self._known: set[tuple[str, str]] = set()
+        #: By pool and type: until when (by the monotonic clock) it is not looked at again.
+        self._known: dict[tuple[str, str], float] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learning")
 
     def look(self, snapshot: Snapshot) -> None:
         """Begins to look at nodes of types that are not known yet."""
         for node in snapshot.nodes.values():
             key = (node.pool, node.instance_type or "")
-            if node.instance_type is None or key in self._known or node.ready_at is None:
+            if node.instance_type is None or node.ready_at is None:
                 continue
-            if snapshot.now - node.ready_at > SETTLED:
-                self._known.add(key)
+            settled = snapshot.now - node.ready_at > SETTLED
+            if settled and self._known.get(key, 0.0) < time.monotonic():
+                self._known[key] = math.inf
                 self._thread.submit(self._learn, node, snapshot.machine_on.get(node.name))
 
     def stop(self) -> None:
@@ -60,7 +66,7 @@ class Learning:
             self.learn(node, machine)
         except (PieceworkError, ValueError) as error:
             logger.warning("what %s has for jobs is not known: %s", node.instance_type, error)
-            self._known.discard((node.pool, node.instance_type or ""))
+            self._known[node.pool, node.instance_type or ""] = time.monotonic() + AGAIN_SECONDS
 
     def learn(self, node: NodeSeen, machine: MachineSeen | None = None) -> None:
         """Writes down what one node has for jobs; `machine` is the one that became the node."""
