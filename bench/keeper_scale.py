@@ -101,7 +101,16 @@ def _measure(here: Place, api: Api, folder: Path, size: Size, notes: list[str]) 
         programs.say(f"nobody waits after {time.time() - began:.0f} s")
         settled, late = watch_process(process.pid, size.window_seconds)
         events = _events(settings)
-    lags = [(e.learned_at - e.at).total_seconds() for e in events if e.kind in _PROMPT]
+    by_kind = {
+        kind: [(e.learned_at - e.at).total_seconds() for e in events if e.kind is kind]
+        for kind in _PROMPT
+    }
+    lags = [lag for some in by_kind.values() for lag in some]
+    notes += [
+        f"{kind}: 95% of {len(some)} within {percentile(some, 0.95):.2f} s"
+        for kind, some in by_kind.items()
+        if some
+    ]
     bought = sum(event.kind is Kind.MACHINE_REQUESTED for event in events)
     notes.append(
         f"pods created within {asked - began:.0f} s, {bought} machines bought, all running after "
