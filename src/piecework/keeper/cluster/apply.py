@@ -45,7 +45,7 @@ WORKLOAD = Kind("kueue.x-k8s.io", "v1beta2", "workloads", "Workload")
 #: Requests to the API server at the same time.
 THREADS = 8
 #: How long one tick may act, in seconds; what is left is decided again, from what is true then.
-LONGEST_SECONDS = 1.0
+LONGEST_SECONDS = 0.5
 _TOLD_SECONDS = 60.0
 
 
