@@ -178,10 +178,11 @@ def _judge_machine(snapshot: Snapshot, machine: MachineSeen) -> Finding | None:
         return None
     if node.silent_since is not None and machine.joined_at is not None:
         silent = min(snapshot.silence_of(node), now - machine.joined_at)
-        if machine.ready_at is None and silent > pool.join_timeout:
+        was_ready = machine.ready_at is not None or _has_served(snapshot, machine)
+        if not was_ready and silent > pool.join_timeout:
             reason = f"{NEVER_JOINED} within {format_duration(pool.join_timeout)}"
             return _release(snapshot, machine, reason)
-        if machine.ready_at is not None and silent > pool.lost_after:
+        if was_ready and silent > pool.lost_after:
             reason = f"it has not answered for {format_duration(pool.lost_after)}"
             return _release(snapshot, machine, reason)
     expected = snapshot.expected_gpus.get(machine.instance_type or "", 0)
@@ -190,6 +191,13 @@ def _judge_machine(snapshot: Snapshot, machine: MachineSeen) -> Finding | None:
         reason = f"its GPUs did not appear within {format_duration(GPUS_APPEAR)}"
         return _release(snapshot, machine, reason)
     return None
+
+
+def _has_served(snapshot: Snapshot, machine: MachineSeen) -> bool:
+    """Whether a program has run on it, whatever Karpenter says about its initialization."""
+    ended = snapshot.ended_on.get(machine.node or "", ())
+    pods = (*snapshot.pods_on(machine), *ended)
+    return machine.id in snapshot.idle_since or any(pod.started_at for pod in pods)
 
 
 def _release(snapshot: Snapshot, machine: MachineSeen, reason: str) -> Finding:
