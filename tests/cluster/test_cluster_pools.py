@@ -22,6 +22,7 @@ from tests.cluster.conftest import Cluster, StartMachine
 from tests.cluster.ground import Ground
 
 MakePool = Callable[..., ClusterPool]
+_KEEPERS = f"app.kubernetes.io/name={access.KEEPER}"
 _KINDS = ["karpenter_cluster_pool", "asg_cluster_pool"]
 
 
@@ -100,6 +101,10 @@ def test_the_keeper_runs_in_the_cluster_as_it_is_rendered(
         assert any(pod["metadata"]["name"] in holder for pod in keepers)
     finally:
         api.delete("Deployment", access.KEEPER, pool.namespace, "apps/v1")
+        api.wait(
+            "the keepers to be gone",
+            lambda: not api.list("Pod", pool.namespace, selector=_KEEPERS),
+        )
         components.stop(here, postgresql.NAME)
 
 
