@@ -61,6 +61,11 @@ from airflow.sdk import DAG
 from kubernetes.client import models as k8s
 from piecework.airflow.operator import JobOperator
 
+JOB = {{
+    "container": {{"image": "{image}", "command": ["true"]}},
+    "machine": {{"cpu": 2, "memory": "4Gi"}},
+    "pool": "ours",
+}}
 with DAG("plain", schedule=None, start_date=datetime(2024, 1, 1)):
     KubernetesPodOperator.partial(
         task_id="job",
@@ -76,20 +81,12 @@ with DAG("plain", schedule=None, start_date=datetime(2024, 1, 1)):
         get_logs=False,
     ).expand(env_vars=[{{"NUMBER": str(number)}} for number in range({count})])
 with DAG("ours", schedule=None, start_date=datetime(2024, 1, 1)):
-    JobOperator.partial(
-        task_id="job",
-        container={{"image": "{image}", "command": ["true"]}},
-        machine={{"cpu": 2, "memory": "4Gi"}},
-        machine_pool="ours",
-    ).expand(env=[{{"NUMBER": str(number)}} for number in range({count})])
+    JobOperator.partial(task_id="job").expand(
+        job=[{{**JOB, "env": {{"NUMBER": str(number)}}}} for number in range({count})]
+    )
 with DAG("single", schedule=None, start_date=datetime(2024, 1, 1)):
     for number in range({count}):
-        JobOperator(
-            task_id=f"job{{number}}",
-            container={{"image": "{image}", "command": ["true"]}},
-            machine={{"cpu": 2, "memory": "4Gi"}},
-            machine_pool="ours",
-        )
+        JobOperator(task_id=f"job{{number}}", job=JOB)
 """
 
 
