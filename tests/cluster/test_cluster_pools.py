@@ -92,9 +92,7 @@ def test_the_keeper_runs_in_the_cluster_as_it_is_rendered(
         assert ended.outcome is Outcome.SUCCESS
         assert len(ended.machines) == 1
         lease = api.get("Lease", "piecework-keeper", pool.namespace, "coordination.k8s.io/v1")
-        keepers = api.list(
-            "Pod", pool.namespace, selector=f"app.kubernetes.io/name={access.KEEPER}"
-        )
+        keepers = api.list("Pod", pool.namespace, selector=_KEEPERS)
         assert len(keepers) == 2
         assert lease is not None
         holder = lease["spec"]["holderIdentity"]
