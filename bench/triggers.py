@@ -55,8 +55,9 @@ def run(quick: bool) -> Result:
 def _measure(here: Place, api: Api, folder: Path, count: int, window: int) -> list[Figure]:
     pool = kwok_pool.make_pool(here, api, _POOL, folder, _MACHINES)
     kwok_pool.end_pods_after(api, _POOL, _RUN_SECONDS)
-    home = folder / "home"
-    cluster_pools.settings_from(pool.keeper_tables, home)
+    home, keeper = folder / "home", folder / "keeper"
+    cluster_pools.settings_from(pool.tables, home)
+    cluster_pools.settings_from(pool.keeper_tables, keeper)
     image = images.name_in(here, images.SHELL)
     triggers = _start(home, count, image, folder / "triggers.log")
     try:
@@ -72,7 +73,7 @@ def _measure(here: Place, api: Api, folder: Path, count: int, window: int) -> li
         programs.say(f"{count} pods made after {made:.0f} s")
         time.sleep(5)
         still, memory = watch_process(triggers.pid, window)
-        with running_keeper(home, _POOL):
+        with running_keeper(keeper, _POOL):
             first, _ = watch_process(triggers.pid, window)
             moving, most = watch_process(triggers.pid, window)
     finally:
