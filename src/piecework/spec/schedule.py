@@ -57,6 +57,9 @@ def _refuse_foreign(days: str, weekdays: str) -> None:
         raise ValueError("Airflow knows L only alone")
     if "#" in weekdays and not all("#" in part for part in weekdays.split(",")):
         raise ValueError("Airflow takes weekdays with # only by themselves")
+    if "#" in weekdays and days != "*":
+        # Airflow's library wants both to be right, which some pairs never are.
+        raise ValueError("Airflow takes weekdays with # only where the day of the month is *")
 
 
 def check_timezone(name: str) -> str:

@@ -28,6 +28,7 @@ def test_schedules_that_airflow_knows_are_taken(schedule: str) -> None:
         ("@dayly", "did you mean @daily?"),
         ("@reboot", "known are @continuous"),
         ("0 0 * * 5L", "not cron"),
+        ("0 0 1 * 1#2", "only where the day of the month is *"),
         ("{{ x }}", "templates are rendered"),
     ],
 )
