@@ -27,6 +27,7 @@ from bench.pod_watch import PodTimes, PodWatch, watching
 from bench.timing import Figure, Result, Spread
 from piecework.airflow.configuration import PlatformFolder
 from piecework.clock import from_text, now
+from piecework.kube.transport import Transport, connect
 from testbed import certificates, cluster, images, kwok, programs
 from testbed.api import Api, Object
 from testbed.place import Place
@@ -262,10 +263,10 @@ def _sampling(here: Place) -> Iterator[list[Sample]]:
     over = threading.Event()
 
     def sample() -> None:
-        with Api(here.admin) as api:
-            while not over.is_set():
-                samples.append(Sample(now(), _read_requests(api)))
-                over.wait(_SAMPLE_SECONDS)
+        server = connect(here.admin, None)
+        while not over.is_set():
+            samples.append(Sample(now(), _read_requests(server)))
+            over.wait(_SAMPLE_SECONDS)
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
@@ -276,13 +277,10 @@ def _sampling(here: Place) -> Iterator[list[Sample]]:
         thread.join()
 
 
-def _read_requests(api: Api) -> dict[str, float]:
-    answer = api.core.api_client.call_api(
-        "/metrics", "GET", auth_settings=["BearerToken"], response_type="str",
-        _return_http_data_only=True,
-    )  # fmt: skip
+def _read_requests(server: Transport) -> dict[str, float]:
+    answer = server.send("GET", "/metrics", {}, None, {"Accept": "text/plain"})
     found: dict[str, float] = {}
-    for schema, number in _DISPATCHED.findall(answer):
+    for schema, number in _DISPATCHED.findall(answer.read().decode()):
         found[schema] = found.get(schema, 0) + float(number)
     return found
 
