@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from piecework.config import Settings
 from piecework.errors import ClusterError
+from piecework.ledger.events import Outcome
 from piecework.ledger.occupancy import Attempt
 from piecework.machines import access
 from piecework.plan import labels
@@ -232,7 +233,8 @@ class Arena:
         status = self.over(attempt, seconds)
         known = self.ground.ended(attempt, 60)
         assert known.outcome == status.outcome, (attempt, known, status)
-        assert known.exit_code == status.exit_code, (attempt, known, status)
+        if known.outcome in (Outcome.SUCCESS, Outcome.ERROR):
+            assert known.exit_code == status.exit_code, (attempt, known, status)
         runner = self._runner_of(attempt)
         patiently(lambda: runner.acknowledge(attempt))
         return known
@@ -295,7 +297,8 @@ def arena(
 
     What is there at the end is removed, whether it should be there or not.
     """
-    name = f"{kind}-{os.getpid()}-{next(_numbers)}"
+    # KWOK's nodes have the pool's name in theirs, and no name of a node is longer than 63.
+    name = f"{kind[0]}-{os.getpid()}-{next(_numbers)}"
     others = frozenset(record.read(here))
     make = cluster_pools.make_karpenter_pool if kind == "karpenter" else cluster_pools.make_asg_pool
     made = make(here, api, name, home / name, TYPES, more)

@@ -181,7 +181,7 @@ def test_a_machine_dies_while_it_pulls(arena: Arena) -> None:
     attempt = _pulling(arena, FRESH[1])
     arena.kill_machine(arena.bound(attempt))
     ended = arena.ended(attempt)
-    assert ended.outcome is Outcome.INTERRUPTED, ended
+    assert ended.outcome is Outcome.NEVER_STARTED, ended
     succeeds(arena, arena.again(attempt))
 
 
@@ -325,7 +325,7 @@ def _other_processes(count: int, asked: tuple[object, ...]) -> Iterator[None]:
 
 @on("asg")
 def test_what_happens_while_no_keeper_is_there_is_in_the_ledger_afterwards(arena: Arena) -> None:
-    ends, dies, is_deleted = (arena.submit(seconds) for seconds in (4, 30, 30))
+    ends, dies, is_deleted = (arena.submit(seconds) for seconds in (15, 40, 40))
     machines = {attempt: arena.running(attempt) for attempt in (ends, dies, is_deleted)}
     assert len(set(machines.values())) == 3
     kill(arena.keeper)
