@@ -55,18 +55,12 @@ _DISPATCHED = re.compile(
 #: What the issue asks for, in shares of KubernetesPodOperator's figures and in seconds.
 _MOST_CREATION, _MOST_REQUESTS, _MOST_CPU = 0.25, 0.01, 0.2
 _MOST_END_MEDIAN, _MOST_END_95 = 2.0, 5.0
-_DAG_FILE = """\
+#: Two files: a worker reads all of its task's, and should not load what another kind needs.
+_PLAIN_FILE = """\
 from datetime import datetime
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk import DAG
-from kubernetes.client import models as k8s
-from piecework.airflow.operator import JobOperator
 
-JOB = {{
-    "container": {{"image": "{image}", "command": ["true"]}},
-    "machine": {{"cpu": 2, "memory": "4Gi"}},
-    "pool": "ours",
-}}
 with DAG("plain", schedule=None, start_date=datetime(2024, 1, 1)):
     KubernetesPodOperator.partial(
         task_id="job",
@@ -81,6 +75,17 @@ with DAG("plain", schedule=None, start_date=datetime(2024, 1, 1)):
         deferrable=True,
         get_logs=False,
     ).expand(env_vars=[{{"NUMBER": str(number)}} for number in range({count})])
+"""
+_OURS_FILE = """\
+from datetime import datetime
+from airflow.sdk import DAG
+from piecework.airflow.operator import JobOperator
+
+JOB = {{
+    "container": {{"image": "{image}", "command": ["true"]}},
+    "machine": {{"cpu": 2, "memory": "4Gi"}},
+    "pool": "ours",
+}}
 with DAG("ours", schedule=None, start_date=datetime(2024, 1, 1)):
     JobOperator.partial(task_id="job").expand(
         job=[{{**JOB, "env": {{"NUMBER": str(number)}}}} for number in range({count})]
@@ -166,14 +171,14 @@ def _run_all(here: Place, api: Api, folder: Path, count: int, seconds: int) -> d
     for namespace in (_PLAIN, _OURS):
         kwok_pool.end_pods_after(api, namespace, seconds)
     tables = pool.tables.replace(str(pool.submitter_kubeconfig), str(users[_OURS]))
-    dags = _DAG_FILE.format(
-        plain=users[_PLAIN], image=images.name_in(here, images.SHELL), count=count
-    )
+    image = images.name_in(here, images.SHELL)
     with (
         cluster_platform.running(here, tables, folder / "home") as platform,
         watching(here) as pods,
     ):
-        platform.add_dags(dags, *_KINDS)
+        plain = _PLAIN_FILE.format(plain=users[_PLAIN], image=image, count=count)
+        platform.add_dags(_PLAIN, plain, _PLAIN)
+        platform.add_dags(_OURS, _OURS_FILE.format(image=image, count=count), _OURS, _SINGLE)
         runs = {}
         for dag in _KINDS:
             runs[dag] = _run_tasks(platform, pods, dag, count)

@@ -35,9 +35,9 @@ class ClusterPlatform:
     settings: Settings
     client: AirflowClient
 
-    def add_dags(self, text: str, *dags: str) -> None:
-        """Writes a DAG file, and waits until Airflow has read its DAGs."""
-        file = PlatformFolder(self.settings.home).root / "dags" / "bench.py"
+    def add_dags(self, name: str, text: str, *dags: str) -> None:
+        """Writes a DAG file of that name, and waits until Airflow has read its DAGs."""
+        file = PlatformFolder(self.settings.home).root / "dags" / f"bench_{name}.py"
         file.write_text(text)
         for dag in dags:
             self.client.wait_for_dag(dag, timeout_seconds=_START_SECONDS)

@@ -161,7 +161,7 @@ def _run_all(
         watching(here) as pods,
     ):
         peers = [*plain, *(peer for peer, _ in ours)]
-        platform.add_dags(dags, *(peer.id for peer in peers))
+        platform.add_dags("peers", dags, *(peer.id for peer in peers))
         for peer in peers:
             _set_autoscaler(here, peer)
             jobs = read_jobs(quick)
