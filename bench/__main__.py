@@ -27,6 +27,7 @@ BENCHES = (
     "peers",
     "keeper_scale",
     "triggers",
+    "airflow_cluster",
     "faults",
     "soak",
 )
