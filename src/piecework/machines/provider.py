@@ -127,6 +127,8 @@ class NodeSeen:
     leaving_at: datetime | None
     #: What pods may have of it, as Kubernetes writes it.
     allocatable: Mapping[str, str] = field(default_factory=dict)
+    #: It says itself that it is not ready: its kubelet lives.
+    speaks: bool = False
 
 
 class Provider(Protocol):
@@ -200,6 +202,7 @@ def read_node(node: Mapping[str, Any]) -> NodeSeen:
         release_reason=released[1],
         leaving_at=_leaving_at(taints, metadata),
         allocatable=allocatable,
+        speaks=ready is not None and ready["status"] == "False",
     )
 
 

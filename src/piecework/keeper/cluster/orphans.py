@@ -139,8 +139,9 @@ def _find_lost(snapshot: Snapshot, attempt: AttemptSeen, pool: Pool) -> str | No
             if machine is not None and machine.gone_at is not None:
                 return f"its machine {machine.id} is gone"
             continue
-        # One that still boots has not spoken yet.
-        boots = machine is not None and machine.ready_at is None and pod.started_at is None
+        # One that still boots has not spoken yet; one that says that it is not ready lives.
+        unseen = machine is not None and machine.ready_at is None and pod.started_at is None
+        boots = unseen or node.speaks
         patience = pool.join_timeout if boots else pool.lost_after
         if snapshot.silence_of(node) > patience:
             limit = format_duration(patience)
@@ -179,6 +180,8 @@ def _judge_machine(snapshot: Snapshot, machine: MachineSeen) -> Finding | None:
     if node.silent_since is not None and machine.joined_at is not None:
         silent = min(snapshot.silence_of(node), now - machine.joined_at)
         was_ready = machine.ready_at is not None or _has_served(snapshot, machine)
+        if node.speaks and was_ready and silent <= pool.join_timeout:
+            return None
         if not was_ready and silent > pool.join_timeout:
             reason = f"{NEVER_JOINED} within {format_duration(pool.join_timeout)}"
             return _release(snapshot, machine, reason)

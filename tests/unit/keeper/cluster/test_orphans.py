@@ -126,6 +126,14 @@ def test_a_machine_that_still_boots_is_not_silent_but_late() -> None:
     assert giving.reason == "it did not join the cluster within 1m"
 
 
+def test_a_machine_that_says_that_it_is_not_ready_lives() -> None:
+    running = attempt(pod("run", node="node-m", bound=-40, started=-30))
+    young = machine("m", joined_at=at(-60), ready_at=None)
+    speaking = node(young, ready_at=None, silent_since=at(-60), speaks=True)
+    hasty = pool(lost_after="15s")
+    assert find_orphans(world([running], [young], nodes=[speaking], pools=[hasty])) == []
+
+
 def test_silence_counts_only_while_the_api_server_could_be_spoken_to() -> None:
     running = attempt(pod("run", node="node-m", bound=-500, started=-490))
     quiet = machine("m", joined_at=at(-600), ready_at=at(-590))
