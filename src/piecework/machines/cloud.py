@@ -170,11 +170,12 @@ class Aws:
         return steps
 
     def _ask(self, what: str, call: Callable[[], T]) -> T:
-        import botocore.exceptions
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError  # what it makes of a page of HTML
 
         try:
             return call()
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        except (BotoCoreError, ClientError, ResponseParserError) as error:
             raise ClusterError(
                 f"{what}: {self._where} does not tell: {error}. It is asked again; the "
                 "keeper needs the right to describe groups and instances"
