@@ -86,13 +86,18 @@ def check_outcomes(arena: Arena, ran: Iterable[Ran]) -> None:
 
 def settle(arena: Arena, seconds: float = 180) -> Aftermath:
     """Waits until nothing is left, and holds every bill against the testbed's record."""
-    for attempt, asked in arena.asked.items():
-        runner = arena.submitter(asked.namespace).runner
-        patiently(lambda runner=runner, attempt=attempt: runner.acknowledge(attempt))  # type: ignore[misc]
-    arena.api.wait("nothing to be left", lambda: not leftovers(arena), seconds, 0.5)
+    arena.api.wait("nothing to be left", lambda: not _read_all(arena), seconds, 0.5)
     arena.api.wait("the ledger to know it", lambda: not _unknown(arena), 30, 0.5)
     check_now(arena)
     return _measure(arena)
+
+
+def _read_all(arena: Arena) -> list[str]:
+    """Says of all that has ended that it was read; what is left nevertheless."""
+    for attempt, asked in arena.asked.items():
+        runner = arena.submitter(asked.namespace).runner
+        patiently(lambda runner=runner, attempt=attempt: runner.acknowledge(attempt))  # type: ignore[misc]  # bound here
+    return leftovers(arena)
 
 
 def leftovers(arena: Arena) -> list[str]:
