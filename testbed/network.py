@@ -102,13 +102,21 @@ route add default via {place.hub}
 
 
 def unplug(place: Place, index: int) -> None:
-    """Removes a machine's cable and route; fine where they are gone already."""
+    """Removes a machine's cable and route, and what cut it off; fine where they are gone already.
+
+    The next machine of this number has the same addresses, and would be cut off from its birth.
+    """
     for command in (
         ["link", "delete", f"m{index}"],
         ["route", "delete", place.pod_range(index)],
     ):
         with suppress(TestbedError):
             run([*in_hub(place), "ip", *command])
+    own = (f" {place.machine_address(index)}/32 ", f" {place.pod_range(index)} ")
+    with suppress(TestbedError):
+        for rule in run([*in_hub(place), "iptables", "--wait", "-S"]).splitlines():
+            if rule.startswith("-A ") and any(address in rule for address in own):
+                run([*in_hub(place), "iptables", "--wait", "-D", *rule.split()[1:]])
 
 
 def _set(place: Place, name: str, value: str) -> None:
