@@ -167,4 +167,7 @@ def remove(here: Place, api: Api, made: ClusterPool) -> None:
         for claim in api.list("NodeClaim", api_version="karpenter.sh/v1", selector=selector):
             api.delete("NodeClaim", claim["metadata"]["name"], api_version="karpenter.sh/v1")
     api.wait("its machines to be gone", lambda: not api.list("Node", selector=selector), 120)
+    for role in made.rendering.objects:
+        if role["kind"].startswith("ClusterRole"):
+            api.delete(role["kind"], role["metadata"]["name"], api_version=role["apiVersion"])
     api.delete("Namespace", made.namespace)

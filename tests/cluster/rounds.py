@@ -10,7 +10,6 @@ record has it, and that nothing is left.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -303,8 +302,6 @@ def arena(
     make = cluster_pools.make_karpenter_pool if kind == "karpenter" else cluster_pools.make_asg_pool
     made = make(here, api, name, home / name, TYPES, more)
     api.wait("its account", lambda: api.get("ServiceAccount", "default", name))
-    roles = _own_roles(made)
-    api.apply(*roles)
     image = shell_image(here)
     ground = Ground(here, api, home / "keeper", image, made)
     found = Arena(here, api, made, home, image, ground, others)
@@ -317,24 +314,8 @@ def arena(
         finally:
             ground.stop_keepers()
             cluster_pools.remove(here, api, made)
-            for role in roles:
-                api.delete(role["kind"], role["metadata"]["name"], api_version=role["apiVersion"])
             for namespace in found.submitters.keys() - {name}:
                 api.delete("Namespace", namespace)
-
-
-def _own_roles(made: ClusterPool) -> list[Object]:
-    """The keeper's rights in the whole cluster, under a name that no other pool's keeper takes.
-
-    What is rendered is for all pools of a cluster at once; here each has a keeper of its own.
-    """
-    roles = [o for o in made.rendering.objects if o["kind"].startswith("ClusterRole")]
-    renamed: list[Object] = json.loads(json.dumps(roles))
-    for role in renamed:
-        role["metadata"]["name"] += f"-{made.name}"
-        if "roleRef" in role:
-            role["roleRef"]["name"] += f"-{made.name}"
-    return renamed
 
 
 @contextmanager

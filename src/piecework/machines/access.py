@@ -75,24 +75,26 @@ def render_priority() -> Object:
 def render_access(pools: Sequence[Pool]) -> list[Object]:
     """Service accounts and roles. The keeper lives in the first pool's namespace."""
     home = namespaces_of(pools)[0]
+    # Cluster roles have no namespace: those of another keeper's pools shall not be written over.
+    own = f"{KEEPER}-{home}"
     objects: list[Object] = [
         _account(KEEPER, home),
         _account(SUBMITTER, home),
         *_job_accounts(pools),
-        _role("ClusterRole", KEEPER, None, _keeper_everywhere(pools)),
-        _binding("ClusterRoleBinding", KEEPER, None, "ClusterRole", KEEPER, home),
+        _role("ClusterRole", own, None, _keeper_everywhere(pools)),
+        _binding("ClusterRoleBinding", own, None, KEEPER, home),
     ]
     for namespace in namespaces_of(pools):
         objects += [
             _role("Role", KEEPER, namespace, _keeper_in_namespace(pools)),
-            _binding("RoleBinding", KEEPER, namespace, "Role", KEEPER, home),
+            _binding("RoleBinding", KEEPER, namespace, KEEPER, home),
             _role("Role", SUBMITTER, namespace, _submitter_in_namespace()),
-            _binding("RoleBinding", SUBMITTER, namespace, "Role", SUBMITTER, home),
+            _binding("RoleBinding", SUBMITTER, namespace, SUBMITTER, home),
         ]
     for namespace in other_namespaces_of(pools):
         objects += [
             _role("Role", KEEPER, namespace, _keeper_of_pods()),
-            _binding("RoleBinding", KEEPER, namespace, "Role", KEEPER, home),
+            _binding("RoleBinding", KEEPER, namespace, KEEPER, home),
         ]
     return objects
 
@@ -255,15 +257,14 @@ def _role(kind: str, name: str, namespace: str | None, rules: list[Object]) -> O
     }
 
 
-def _binding(
-    kind: str, name: str, namespace: str | None, role_kind: str, role: str, home: str
-) -> Object:
+def _binding(kind: str, name: str, namespace: str | None, account: str, home: str) -> Object:
+    """Gives the role of that name to an account of the namespace `home`."""
     return {
         "apiVersion": f"{_RBAC}/v1",
         "kind": kind,
         "metadata": _metadata(name, namespace),
-        "roleRef": {"apiGroup": _RBAC, "kind": role_kind, "name": role},
-        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": home}],
+        "roleRef": {"apiGroup": _RBAC, "kind": kind.removesuffix("Binding"), "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": home}],
     }
 
 

@@ -269,7 +269,7 @@ def test_every_flag_says_what_its_default_would_cost() -> None:
 
 def rules_of(rendering: Rendering, name: str) -> set[tuple[str, str]]:
     """Verb and resource, wherever they are granted to this account."""
-    roles = [*of_kind(rendering, "Role", name), *of_kind(rendering, "ClusterRole", name)]
+    roles = [*of_kind(rendering, "Role", name), *of_kind(rendering, "ClusterRole")]
     return {
         (verb, resource)
         for role in roles
@@ -292,6 +292,17 @@ def test_the_keeper_never_buys() -> None:
     assert ("delete", "nodeclaims") in granted
     bought = {"nodeclaims", "nodepools", "nodes", "pods"}
     assert not {each for each in granted if each[0] == "create" and each[1] in bought}
+
+
+def test_keepers_of_two_namespaces_have_cluster_roles_of_their_own() -> None:
+    elsewhere = BURST.model_copy(update={"namespace": "analytics"})
+    for kind in ("ClusterRole", "ClusterRoleBinding"):
+        names = [
+            found["metadata"]["name"]
+            for pool in (BURST, elsewhere)
+            for found in of_kind(render([pool]), kind)
+        ]
+        assert len(set(names)) == len(names) == 2
 
 
 def test_outside_the_pools_namespaces_pods_are_only_looked_at() -> None:
