@@ -32,6 +32,10 @@ from testbed.place import Place
 from testbed.programs import Progress
 
 _DNS = Path(__file__).parent / "manifests" / "dns.yaml"
+#: Each kubelet and containerd watches files by several of these, which all of a host's root share:
+#: with too few, machines never become ready ("too many open files").
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+_LEAST_INOTIFY = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ def up(name: str, progress: Progress, *, without: Collection[str] = ()) -> Place
     """
     debian.install_missing(progress)
     programs.build_all(progress, [name for name in programs.groups() if name not in without])
+    _raise_inotify(progress)
     here = place.claim(name)
     with place.lock(here.folder / "up.lock"):
         started = time.monotonic()
@@ -67,6 +72,13 @@ def up(name: str, progress: Progress, *, without: Collection[str] = ()) -> Place
         images.push_needed(here, progress)
         progress(f"testbed {name} is up after {time.monotonic() - started:.1f} s: {here.server}")
     return here
+
+
+def _raise_inotify(progress: Progress) -> None:
+    """Raises the host's limit until its next boot; lowering it again could harm another testbed."""
+    if int(_INOTIFY.read_text()) < _LEAST_INOTIFY:
+        _INOTIFY.write_text(str(_LEAST_INOTIFY))
+        progress(f"raised fs.inotify.max_user_instances to {_LEAST_INOTIFY} until the next boot")
 
 
 def _grant(here: Place, api: Api) -> None:
