@@ -76,8 +76,13 @@ def up(name: str, progress: Progress, *, without: Collection[str] = ()) -> Place
 
 def _raise_inotify(progress: Progress) -> None:
     """Raises the host's limit until its next boot; lowering it again could harm another testbed."""
-    if int(_INOTIFY.read_text()) < _LEAST_INOTIFY:
+    if int(_INOTIFY.read_text()) >= _LEAST_INOTIFY:
+        return
+    try:
         _INOTIFY.write_text(str(_LEAST_INOTIFY))
+    except OSError as error:
+        progress(f"{_INOTIFY} is low, and cannot be raised: {error}; use few machines at a time")
+    else:
         progress(f"raised fs.inotify.max_user_instances to {_LEAST_INOTIFY} until the next boot")
 
 
