@@ -34,7 +34,7 @@ class State:
         self.nodes: dict[str, NodeSeen] = {}
         self.machines: dict[str, MachineSeen] = {}
         self.prices: dict[str, Decimal | None] = {}
-        #: When the last pod that is known to have ended on a node did so.
+        #: When the last program that is known to have run on a node ended.
         self.last_end: dict[str, datetime] = {}
         self.changed_attempts: set[str] = set()
         self.changed_machines: set[str] = set()
@@ -129,7 +129,7 @@ class State:
         if pod.node is None:
             return
         self._of_node.setdefault(pod.node, set()).add(pod.attempt)
-        if pod.over is not None:
+        if pod.over is not None and pod.started_at is not None:
             before = self.last_end.get(pod.node)
             self.last_end[pod.node] = pod.over if before is None else max(before, pod.over)
 

@@ -103,6 +103,14 @@ def test_the_last_end_on_a_node_is_remembered_when_its_pods_are_gone() -> None:
     assert state.idle_since == {"m": at(-10)}
 
 
+def test_a_pod_whose_program_never_started_has_not_used_its_machine() -> None:
+    never = pod_json("run", node="node-m", status={"phase": "Failed"})
+    state = _state(never)
+    state.take_machines([machine("m")], _price)
+    assert not state.attempts["run.abc.1"].is_live
+    assert state.idle_since == {}
+
+
 def test_only_machines_that_changed_are_to_be_recorded() -> None:
     state = _state()
     state.take_machines([machine("a"), machine("b")], _price)
