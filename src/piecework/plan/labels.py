@@ -7,7 +7,7 @@ Who writes what:
     label       RUN                                                on nodes, by Karpenter at birth,
                                                                    changed by the keeper: hand-over
     annotation  REQUEST                                            on pods, by whoever creates them
-    annotation  WAITING, ADMITTED, RECORDED                        on pods, by the keeper
+    annotation  WAITING, ADMITTED, NOTICE, RECORDED                on pods, by the keeper
     annotation  END                                                on pods, by whoever ends one
     annotation  SEEN                                               on pods, by whoever waited for it
 """
@@ -45,6 +45,8 @@ ADMITTED = f"{PREFIX}admitted"
 #: JSON {"outcome": Outcome, "cause": text, "at": time}: why the pod was ended from outside. The
 #: first one written stays.
 END = f"{PREFIX}end"
+#: JSON {"at": time}: since when its machine's seller has said that it takes the machine away.
+NOTICE = f"{PREFIX}notice"
 #: "true" once the pod's end and log were read by whoever waited for them.
 SEEN = f"{PREFIX}seen"
 #: "true" once all that happened to the pod is in the ledger, and its log is kept.

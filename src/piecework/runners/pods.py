@@ -50,6 +50,8 @@ _KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 _EVICTIONS = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated")
 #: The states of a container that is being made, in which nothing is wrong.
 _IN_THE_MAKING = ("ContainerCreating", "PodInitializing", "")
+#: Exit codes above it tell of the signal that ended the program.
+_SIGNALLED = 128
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -133,6 +135,8 @@ def ending_of(pod: Object) -> Ending | None:
         seconds = pod["spec"].get("activeDeadlineSeconds")
         limit = "" if seconds is None else f" of {seconds:g} s"
         return Ending(Outcome.TIMEOUT, f"ran longer than its timeout{limit}", code)
+    if _was_taken_away(pod, ended, finished):
+        return Ending(Outcome.INTERRUPTED, "its machine was taken away by its seller", code)
     if not (ended and _is_before(finished, deleted, disrupted_at(pod))):
         return _interruption(pod, code)
     return _eviction(pod, code) or _failure(pod, ended, code)
@@ -323,6 +327,22 @@ def _why_not_started(pod: Object) -> str:
     return f"its image is being pulled on {machine}"
 
 
+def _was_taken_away(
+    pod: Object, ended: Mapping[str, Any] | None, finished: datetime | None
+) -> bool:
+    """Whether it ended with its machine, after a notice of the machine's seller.
+
+    A kubelet that is shut down may still tell of the signal that it, or its host, sent the program.
+    """
+    noticed = read_time(read_annotation(pod, labels.NOTICE).get("at"))
+    if noticed is None:
+        return False
+    if ended is None:
+        return True
+    killed = int(ended.get("exitCode") or 0) > _SIGNALLED and ended.get("reason") != "OOMKilled"
+    return killed and not _is_before(finished, noticed)
+
+
 def _interruption(pod: Object, code: int | None) -> Ending:
     """The ending of a pod that somebody ended, or whose machine refused or lost it."""
     status = pod.get("status", {})
@@ -366,7 +386,7 @@ def _failure(pod: Object, ended: Mapping[str, Any], code: int | None) -> Ending:
         )
     if not code:
         return _failure_beside(pod)
-    signal = f" ({signal_name(code - 128)})" if 128 < code < 128 + 65 else ""
+    signal = f" ({signal_name(code - _SIGNALLED)})" if 0 < code - _SIGNALLED < 65 else ""
     return Ending(Outcome.ERROR, f"exit code {code}{signal}", code)
 
 

@@ -34,6 +34,11 @@ from tests.unit.runners.pod_objects import IMAGE, T0, Pod, at, said, text
 CANCELLED, INTERRUPTED, ERROR = Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.ERROR
 ALL_ANNOTATIONS = (labels.END, labels.WAITING, labels.ADMITTED)
 EVICTED = {"reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
+KILLED = Ending(ERROR, "exit code 137 (SIGKILL)", 137)
+
+
+def taken(code: int | None) -> Ending:
+    return Ending(INTERRUPTED, "its machine was taken away by its seller", code)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +158,16 @@ def test_phases(pod: Pod, phase: str) -> None:
             Ending(
                 INTERRUPTED, "its machine ended the pod (Evicted: The node was low on memory)", 137
             ),
+        ),
+        # Its machine was taken away, of which it had notice.
+        (Pod().exited(137).annotated(labels.NOTICE, at=text(15)), taken(137)),
+        (Pod().running().status(phase="Failed").annotated(labels.NOTICE, at=text(15)), taken(None)),
+        (Pod().bound().status(phase="Failed").annotated(labels.NOTICE, at=text(15)), taken(None)),
+        (Pod().exited(137).annotated(labels.NOTICE, at=text(25)), KILLED),
+        (Pod().exited(2).annotated(labels.NOTICE, at=text(15)), Ending(ERROR, "exit code 2", 2)),
+        (
+            Pod().exited(0).annotated(labels.NOTICE, at=text(15)),
+            Ending(Outcome.SUCCESS, "exit code 0", 0),
         ),
         (
             Pod().bound().status(phase="Failed", reason="OutOfcpu", message="too little"),

@@ -129,10 +129,11 @@ class StampMachine:
 
 @dataclass(frozen=True, slots=True)
 class NoteInterruption:
-    """Writes down that a machine's seller takes it away."""
+    """Writes down that a machine's seller takes it away, also on the pods that run there."""
 
     machine: MachineSeen
     at: datetime
+    pods: tuple[PodSeen, ...] = ()
     kind = "note-interruption"
 
     def __str__(self) -> str:

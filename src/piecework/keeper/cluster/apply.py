@@ -142,7 +142,9 @@ class Executor:
             case StampMachine():
                 self._provider(action).stamp(action.machine, action.attempt)
             case NoteInterruption():
+                pods = self._warn(action)
                 self._provider(action).note_interruption(action.machine, action.at)
+                return pods, []
             case Release():
                 self._provider(action).release(action.machine, action.at, action.reason)
             case GiveBack():
@@ -213,6 +215,14 @@ class Executor:
             if now is not None:
                 changed.append(now)
         return changed
+
+    def _warn(self, action: NoteInterruption) -> list[Object]:
+        notice = json.dumps({"at": clock.to_text(action.at)})
+        return [
+            changed
+            for pod in action.pods
+            for changed in self._annotate(pod, labels.NOTICE, notice, only_first=True)
+        ]
 
     def _annotate(
         self, pod: PodSeen, name: str, value: str, *, only_first: bool = False

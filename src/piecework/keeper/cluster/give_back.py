@@ -45,7 +45,7 @@ def give_back(snapshot: Snapshot, handed: Iterable[str] = ()) -> list[Action]:
 def _judge(snapshot: Snapshot, machine: MachineSeen) -> Iterator[Action]:
     node = snapshot.node_of(machine)
     if node is not None and node.notice and machine.interrupted_at is None:
-        yield NoteInterruption(machine, snapshot.now)
+        yield NoteInterruption(machine, snapshot.now, snapshot.pods_on(machine))
     if machine.released_at is not None:
         paused = snapshot.now - machine.released_at >= PAUSE
         if machine.leaving_at is None and (machine.provider == "karpenter" or paused):

@@ -109,7 +109,7 @@ def test_a_notice_of_the_seller_is_written_down() -> None:
     busy = attempt(pod("run", node="node-m", started=-100))
     taken = machine("m")
     snapshot = world([busy], [taken], nodes=[node(taken, notice=True)])
-    assert give_back(snapshot) == [NoteInterruption(taken, NOW)]
+    assert give_back(snapshot) == [NoteInterruption(taken, NOW, busy.pods)]
 
 
 def _of_group(**more: object) -> MachineSeen:
