@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from piecework import clock
 from piecework.keeper.cluster.actions import Action, EndAttempt, GiveBack, Release
-from piecework.keeper.cluster.snapshot import AttemptSeen, Snapshot
+from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen, Snapshot
 from piecework.ledger.events import Outcome
 from piecework.machines.provider import NEVER_JOINED, MachineSeen
 from piecework.spec.pool import Pool
@@ -63,11 +63,26 @@ def _judge_attempt(snapshot: Snapshot, attempt: AttemptSeen) -> Finding | None:
         if pod.end is not None and pod.is_live and pod.deleting_at is None:
             # Whoever wrote that died before the deletion.
             return _end(snapshot, attempt, pod.end.outcome, pod.end.cause)
+    if attempt.end is not None and any(_is_out_of_reach(snapshot, pod) for pod in attempt.pods):
+        return _end(snapshot, attempt, attempt.end.outcome, attempt.end.cause, force=True)
     if all(pod.deleting_at is not None or not pod.is_live for pod in attempt.pods):
         return None
     for outcome, cause in _reasons(snapshot, attempt, pool):
         return _end(snapshot, attempt, outcome, cause)
     return None
+
+
+def _is_out_of_reach(snapshot: Snapshot, pod: PodSeen) -> bool:
+    """Whether it is to end on a machine whose kubelet has never spoken: nobody will end it there.
+
+    Nothing of it can be running, either.
+    """
+    if not pod.is_live or pod.deleting_at is None or pod.node is None:
+        return False
+    node, machine = snapshot.nodes.get(pod.node), snapshot.machine_on.get(pod.node)
+    if node is None or machine is None or pod.sandbox_at or pod.started_at:
+        return False
+    return machine.ready_at is None and node.ready_at is None and not node.speaks
 
 
 def _reasons(snapshot: Snapshot, attempt: AttemptSeen, pool: Pool) -> Iterator[tuple[Outcome, str]]:

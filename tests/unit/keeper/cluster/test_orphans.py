@@ -4,6 +4,8 @@ from piecework.keeper.cluster.actions import EndAttempt, GiveBack, Release
 from piecework.keeper.cluster.orphans import Finding, find_orphans
 from piecework.keeper.cluster.snapshot import Snapshot
 from piecework.ledger.events import Outcome
+from piecework.plan import labels
+from piecework.runners.pods import End
 from tests.unit.keeper.cluster.worlds import (
     at,
     attempt,
@@ -96,6 +98,19 @@ def test_an_attempt_that_its_kubelet_does_not_end_is_ended() -> None:
     late = attempt(pod("run", node="node-m", bound=-161, started=-160, **asked))
     assert find_orphans(world([fine], [machine("m")])) == []
     assert _end(world([late], [machine("m")])).outcome is Outcome.TIMEOUT
+
+
+def test_what_is_to_end_on_a_machine_that_never_spoke_is_ended_by_force_at_once() -> None:
+    end = {labels.END: End(Outcome.CANCELLED, "its task failed", at(-1)).to_json()}
+    run = attempt(pod("run", node="node-m", admitted=-60, deleting=29, annotations=end))
+    mute = machine("m", ready_at=None, launched_at=at(-40), joined_at=at(-35))
+    silent = node(mute, ready_at=None, silent_since=at(-35))
+    action = _end(world([run], [mute], nodes=[silent]))
+    assert (action.outcome, action.cause, action.force) == (
+        Outcome.CANCELLED, "its task failed", True
+    )  # fmt: skip
+    speaking = node(mute, ready_at=None, silent_since=at(-35), speaks=True)
+    assert find_orphans(world([run], [mute], nodes=[speaking])) == []
 
 
 def test_a_silent_machine_is_lost_after_its_pools_patience_and_its_pod_ended_by_force() -> None:
