@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import InitErrorDetails
 
 from piecework.config import Settings
@@ -28,9 +28,8 @@ from piecework.spec.model import (
     PlainText,
     Truth,
     Whole,
-    message_of,
 )
-from piecework.spec.tree import field_path
+from piecework.spec.tables import read_tables
 from piecework.spec.wording import describe, fault, suggest
 
 #: Where the pods of a pool go that names no namespace.
@@ -284,25 +283,9 @@ def load_pools(settings: Settings) -> dict[str, Pool]:
     Raises ConfigError with all that is wrong with them, a line each.
     """
     file = settings.file or "piecework.toml"
+    found, wrong = read_tables(settings.pools, Pool, "pools", "local", file)
     pools = {"local": Pool(name="local")}
-    wrong: list[str] = []
-    for name, table in settings.pools.items():
-        if not isinstance(table, Mapping):
-            found = f"found {describe(table)}; a pool is a table, like [pools.local]"
-            wrong.append(f"{file}: pools.{name}: {found}")
-            continue
-        data: dict[str, Any] = {"name": name, **table}
-        if data["name"] != name:
-            found = f"found {show(data['name'])}; the table's name, {name}, is the pool's"
-            wrong.append(f"{file}: pools.{name}.name: {found}")
-            continue
-        try:
-            pools[name] = _resolve(Pool.model_validate(data), settings)
-        except ValidationError as error:
-            wrong += [
-                f"{file}: {field_path(('pools', name, *found['loc']))}: {message_of(found)}"
-                for found in error.errors(include_url=False)
-            ]
+    pools |= {name: _resolve(pool, settings) for name, pool in found.items()}
     if not wrong and settings.pool not in pools:
         wrong.append(f"{file}: pool: found {show(settings.pool)}; {suggest(settings.pool, pools)}")
     if wrong:

@@ -5,17 +5,13 @@ A team that has no table has no limits of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from piecework.config import Settings
-from piecework.errors import ConfigError, show
-from piecework.spec.model import Model, Name, Whole, message_of
+from piecework.errors import ConfigError
+from piecework.spec.model import Model, Name, Whole
 from piecework.spec.pool import Price
-from piecework.spec.tree import field_path
-from piecework.spec.wording import describe
+from piecework.spec.tables import read_tables
 
 
 class Team(Model):
@@ -33,25 +29,7 @@ class Team(Model):
 def load_teams(settings: Settings) -> dict[str, Team]:
     """The teams by name. Raises ConfigError with all that is wrong with them, a line each."""
     file = settings.file or "piecework.toml"
-    teams: dict[str, Team] = {}
-    wrong: list[str] = []
-    for name, table in settings.teams.items():
-        if not isinstance(table, Mapping):
-            found = f"found {describe(table)}; a team is a table, like [teams.analytics]"
-            wrong.append(f"{file}: teams.{name}: {found}")
-            continue
-        data: dict[str, Any] = {"name": name, **table}
-        if data["name"] != name:
-            found = f"found {show(data['name'])}; the table's name, {name}, is the team's"
-            wrong.append(f"{file}: teams.{name}.name: {found}")
-            continue
-        try:
-            teams[name] = Team.model_validate(data)
-        except ValidationError as error:
-            wrong += [
-                f"{file}: {field_path(('teams', name, *found['loc']))}: {message_of(found)}"
-                for found in error.errors(include_url=False)
-            ]
+    teams, wrong = read_tables(settings.teams, Team, "teams", "analytics", file)
     if wrong:
         raise ConfigError("\n".join(wrong))
     return teams

@@ -304,14 +304,6 @@ def read_pod(pod: Object) -> PodSeen | None:
     )
 
 
-def group_attempts(pods: Iterable[PodSeen]) -> dict[str, AttemptSeen]:
-    """Pods by attempt, each attempt's in the order of their index."""
-    found: dict[str, list[PodSeen]] = {}
-    for pod in pods:
-        found.setdefault(pod.attempt, []).append(pod)
-    return {attempt: AttemptSeen(attempt, order_pods(some)) for attempt, some in found.items()}
-
-
 def order_pods(pods: Iterable[PodSeen]) -> tuple[PodSeen, ...]:
     """By index, then name."""
     return tuple(sorted(pods, key=lambda p: (p.request.index if p.request else 0, p.key)))
