@@ -3,6 +3,9 @@
 Who writes what:
 
     label       RUN, ATTEMPT, INDEX, JOB, PIPELINE, TEAM, POOL     on pods, by whoever creates them
+    label       ROLE                                               on followers, by their engine
+    label       GANG                                               on pods of gangs that find each
+                                                                   other, by whoever creates them
     label       POOL, CAPACITY                                     on nodes, by the pool's rendering
     label       RUN                                                on nodes, by Karpenter at birth,
                                                                    changed by the keeper: hand-over
@@ -27,6 +30,12 @@ RUN = f"{PREFIX}run"
 ATTEMPT = f"{PREFIX}attempt"
 #: The number of a pod within its gang, from 0.
 INDEX = f"{PREFIX}index"
+#: FOLLOWER: a pod that an engine makes for its attempt while it runs, like a Spark executor. The
+#: attempt's own pods, which whoever submits it makes, have no role; they alone say how it ended.
+ROLE = f"{PREFIX}role"
+FOLLOWER = "follower"
+#: "true": the pod is found by the others of its gang, by the namespace's Service `piecework`.
+GANG = f"{PREFIX}gang"
 JOB = f"{PREFIX}job"
 PIPELINE = f"{PREFIX}pipeline"
 TEAM = f"{PREFIX}team"
