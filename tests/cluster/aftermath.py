@@ -79,7 +79,7 @@ def check_outcomes(arena: Arena, ran: Iterable[Ran]) -> None:
             continue
         container = by_pod.get((asked.namespace, labels.pod_name(attempt)))
         assert container is not None, f"{attempt} is a success, and no runtime ran it"
-        lasted = (container.end - container.start).total_seconds()
+        lasted = (container.end - container.asked).total_seconds()
         assert asked.exit_code == 0, f"{attempt} is a success, and was to fail"
         assert lasted >= asked.seconds - 0.1, f"{attempt} is a success after {lasted:.1f} s"
 

@@ -28,6 +28,7 @@ _CONTAINER = re.compile(
     r'CreateContainer within sandbox \\"(?P<sandbox>\w+)\\" for '
     r'&ContainerMetadata{.*returns container id \\"(?P<container>\w+)\\"'
 )
+_ASKED = re.compile(r'StartContainer for \\"(?P<container>\w+)\\""')
 _STARTED = re.compile(r'StartContainer for \\"(?P<container>\w+)\\" returns successfully')
 _ENDED = re.compile(r'shim disconnected" id=(?P<container>\w+)')
 #: The folders of machines that are gone have the time of that behind the machine's name.
@@ -36,11 +37,16 @@ _GONE = re.compile(r"^(?P<name>.+)-\d{13}$")
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A container of a pod ran on a machine. `end` is now where it still runs."""
+    """A container of a pod ran on a machine. `end` is now where it still runs.
+
+    `start` is when the runtime said that it runs, `asked` when it began to start it: on a loaded
+    machine the first is late.
+    """
 
     machine: str
     namespace: str
     pod: str
+    asked: datetime
     start: datetime
     end: datetime
 
@@ -70,6 +76,7 @@ def read_log(name: str, lines: Iterable[str], died: datetime) -> Iterator[Ran]:
     """The containers of one machine; those that did not end before it did ended with it."""
     pod_of: dict[str, tuple[str, str]] = {}
     sandbox_of: dict[str, str] = {}
+    asked: dict[str, datetime] = {}
     started: dict[str, datetime] = {}
     ended: dict[str, datetime] = {}
     for line in lines:
@@ -80,13 +87,16 @@ def read_log(name: str, lines: Iterable[str], died: datetime) -> Iterator[Ran]:
             pod_of[sandbox["sandbox"]] = sandbox["namespace"], sandbox["pod"]
         elif created := _CONTAINER.search(message):
             sandbox_of[created["container"]] = created["sandbox"]
+        elif due := _ASKED.search(message):
+            asked.setdefault(due["container"], at)
         elif begun := _STARTED.search(message):
             started[begun["container"]] = at
         elif over := _ENDED.search(message):
             ended.setdefault(over["container"], at)
     for container, start in started.items():
         namespace, pod = pod_of[sandbox_of[container]]
-        yield Ran(name, namespace, pod, start, ended.get(container, died))
+        before, end = asked.get(container, start), ended.get(container, died)
+        yield Ran(name, namespace, pod, before, start, end)
 
 
 def find_faults(runs: Iterable[Ran]) -> list[str]:

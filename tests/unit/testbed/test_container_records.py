@@ -15,6 +15,7 @@ LOG = r"""
 time="2026-11-24T12:21:39.563162377Z" level=info msg="RunPodSandbox for &PodSandboxMetadata{Name:job-0a1b2c-1,Uid:2cb6ce61-f535,Namespace:work,Attempt:0,} returns sandbox id \"5a0d\""
 time="2026-11-24T12:21:44.529840018Z" level=info msg="CreateContainer within sandbox \"5a0d\" for container &ContainerMetadata{Name:job,Attempt:0,}"
 time="2026-11-24T12:21:44.544385582Z" level=info msg="CreateContainer within sandbox \"5a0d\" for &ContainerMetadata{Name:job,Attempt:0,} returns container id \"c0de\""
+time="2026-11-24T12:21:44.546118030Z" level=info msg="StartContainer for \"c0de\""
 time="2026-11-24T12:21:44.621465845Z" level=info msg="StartContainer for \"c0de\" returns successfully"
 time="2026-11-24T12:21:46.843156254Z" level=info msg="shim disconnected" id=c0de
 time="2026-11-24T12:21:46.843235271Z" level=warning msg="cleaning up after shim disconnected" id=c0de namespace=k8s.io
@@ -27,13 +28,14 @@ def at(seconds: float) -> datetime:
 
 
 def ran(machine: str, pod: str, start: float, end: float) -> Ran:
-    return Ran(machine, "work", pod, at(start), at(end))
+    return Ran(machine, "work", pod, at(start), at(start), at(end))
 
 
 def test_a_container_ran_from_its_start_to_the_end_of_its_shim() -> None:
     (found,) = read_log("machine", LOG.splitlines(), at(0))
     assert (found.machine, found.namespace, found.pod) == ("machine", "work", "job-0a1b2c-1")
     assert (found.end - found.start).total_seconds() == 2.221691
+    assert (found.start - found.asked).total_seconds() == 0.075347
 
 
 def test_a_container_that_did_not_end_ended_with_its_machine() -> None:
