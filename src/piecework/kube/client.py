@@ -72,6 +72,7 @@ PRIORITY_CLASS = Kind(
 DEPLOYMENT = Kind("apps", "v1", "deployments", "Deployment")
 NODE_CLAIM = Kind("karpenter.sh", "v1", "nodeclaims", "NodeClaim", namespaced=False)
 NODE_POOL = Kind("karpenter.sh", "v1", "nodepools", "NodePool", namespaced=False)
+SPARK_APPLICATION = Kind("sparkoperator.k8s.io", "v1beta2", "sparkapplications", "SparkApplication")
 
 
 @dataclass(frozen=True, slots=True)

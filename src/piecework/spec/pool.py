@@ -151,6 +151,10 @@ class Pool(Model):
     queue: ObjectName | None = Field(
         None, description="Clusters: Kueue's local queue, where Kueue is installed."
     )
+    spark_operator: Truth = Field(
+        False,
+        description="Clusters: whether Kubeflow's Spark operator looks after the namespace.",
+    )
     start_timeout: DurationField = Field(
         timedelta(minutes=15),
         description="Clusters: how long an admitted run may wait for its machine.",
@@ -237,6 +241,7 @@ _CLUSTER = {
     "image",
     "service_account",
     "queue",
+    "spark_operator",
     "start_timeout",
     "pull_timeout",
     "lost_after",
