@@ -2,8 +2,10 @@
 
 Enters: $PIECEWORK_ORDER, one object of JSON, and the attempt's variables in the environment:
 
-    {"launch": {...}, "environ": {...}, "code": {...} | null, "grace_seconds": 25,
-     "message_bytes": 4096}
+    {"launch": {...}, "environ": {...}, "code": {...} | null, "gang": {...} | absent,
+     "grace_seconds": 25, "message_bytes": 4096}
+
+`gang` says which of an attempt's pods this is, and where the first is (piecework.entrypoint.gang).
 
 Leaves: an exit code as the program's, and the termination message, in which the rest is told:
 
@@ -82,6 +84,8 @@ class Pod:
         if self.order.get("code"):
             fetch_code(self.order["code"], code)
             launch["code"] = str(code)
+        if self.order.get("gang"):
+            launch["gang"] = self.order["gang"]
         environ = {
             **self.environ,
             **self.order.get("environ", {}),

@@ -12,6 +12,7 @@ at birth, so there the pod refuses to be with pods of any other run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -47,11 +48,14 @@ RESULT_FILE = "/dev/termination-log"
 
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
 _HOST_NAME = "kubernetes.io/hostname"
+#: The headless Service by which the pods of a gang find each other, in each pool's namespace.
+GANG_SERVICE = "piecework"
 _KARPENTER_CAPACITY = "karpenter.sh/capacity-type"
 _GPU = "nvidia.com/gpu"
 _CAPACITY_TYPES = {"never": ["on-demand"], "prefer": ["spot", "on-demand"], "only": ["spot"]}
 #: A node that does not answer is for the keeper to judge (`lost_after`); this long at most.
 _SILENT_SECONDS = 86_400
+_LONGEST_HOST_NAME = 63
 #: Linux takes no longer string in a program's environment.
 _LONGEST_VARIABLE = 128 * 1024 - 1
 
@@ -133,6 +137,8 @@ def metadata_of(request: PodRequest, pool: Pool, queued_at: datetime, index: int
         labels.INDEX: str(index),
         **{key: labels.label_value(name) for key, name in named.items() if name},
     }
+    if is_gang(plan):
+        found[labels.GANG] = "true"
     annotations = {
         labels.REQUEST: json.dumps(request_of(request, pool, queued_at, index), sort_keys=True),
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
@@ -152,6 +158,46 @@ def metadata_of(request: PodRequest, pool: Pool, queued_at: datetime, index: int
         "annotations": annotations,
         "finalizers": [labels.FINALIZER],
     }
+
+
+def is_gang(plan: Plan) -> bool:
+    """Whether the attempt's pods can find each other: several, started by piecework's launcher."""
+    return plan.count > 1 and plan.job.container is None
+
+
+def is_led(plan: Plan) -> bool:
+    """Whether it is a gang that works for the program of its first pod, whose end is the attempt's.
+
+    In other gangs each pod runs the program, and all must succeed.
+    """
+    spark = plan.job.spark
+    return is_gang(plan) and (
+        plan.job.dask is not None or (spark is not None and spark.mode != "local")
+    )
+
+
+def head_of(request: PodRequest) -> str:
+    """The name by which the pods of a gang find the first of them, within their namespace."""
+    return f"{_host_name(request, 0)}.{GANG_SERVICE}"
+
+
+def gang_of(request: PodRequest, index: int) -> Object:
+    """What the launcher is told of its gang; see piecework.entrypoint.gang.
+
+    The token is no secret: it keeps an attempt's pods from joining another's by mistake, and is
+    the same whoever makes the pods.
+    """
+    token = hashlib.blake2b(
+        request.attempt.encode(), digest_size=16, person=b"piecework"
+    ).hexdigest()
+    head = head_of(request)
+    return {"head": head, "index": index, "count": request.plan.count, "token": token}
+
+
+def _host_name(request: PodRequest, index: int) -> str:
+    """The pod's name, or as much of its end as a host name may have: there it differs."""
+    name = labels.pod_name(request.attempt, index, request.plan.count)
+    return name[-_LONGEST_HOST_NAME:].lstrip("-")
 
 
 def request_of(request: PodRequest, pool: Pool, queued_at: datetime, index: int = 0) -> Object:
@@ -176,6 +222,7 @@ def request_of(request: PodRequest, pool: Pool, queued_at: datetime, index: int 
         "queued_at": clock.to_text(queued_at),
         "count": plan.count,
         "index": index,
+        "led": is_led(plan),
         "instance_type": machine.name,
         "alternatives": list(plan.alternatives),
         "spot": plan.spot,
@@ -208,6 +255,7 @@ def environment_of(request: PodRequest, index: int = 0) -> dict[str, str]:
         "PIECEWORK_GPUS": str(plan.gpus),
         "PIECEWORK_INDEX": str(index),
         "PIECEWORK_COUNT": str(plan.count),
+        **({"PIECEWORK_HEAD": head_of(request)} if is_gang(plan) else {}),
         **request.env,
     }
 
@@ -320,11 +368,14 @@ def _spec_of(
     }
     if pool.service_account:
         spec["serviceAccountName"] = pool.service_account
+    if is_gang(plan):
+        spec.update(hostname=_host_name(request, index), subdomain=GANG_SERVICE)
     told = environment_of(request, index)
     if launch["starter"] == "container":
         container = _container_as_it_is(launch, told)
     else:
-        container, spec["volumes"] = _container_with_launcher(plan, pool, launcher, told)
+        gang = {"gang": gang_of(request, index)} if is_gang(plan) else {}
+        container, spec["volumes"] = _container_with_launcher(plan, pool, launcher, told, gang)
         security.update(runAsUser=USER, runAsGroup=USER, fsGroup=USER)
     container["name"] = CONTAINER
     container["resources"] = resources_of(plan)
@@ -350,7 +401,11 @@ def _container_as_it_is(launch: Mapping[str, Any], told: Mapping[str, str]) -> O
 
 
 def _container_with_launcher(
-    plan: Plan, pool: Pool, launcher: Launcher | None, told: Mapping[str, str]
+    plan: Plan,
+    pool: Pool,
+    launcher: Launcher | None,
+    told: Mapping[str, str],
+    gang: Mapping[str, Any],
 ) -> tuple[Object, list[Object]]:
     """The image with Python, in which piecework's launcher starts the program; and its volumes.
 
@@ -362,7 +417,7 @@ def _container_with_launcher(
             f"job {job_name!r} is started by piecework's launcher, which needs an image with "
             f"Python; found none in the job and none in pool {pool.name!r}"
         )
-    order = json.dumps(launcher.order, separators=(",", ":"))
+    order = json.dumps({**launcher.order, **gang}, separators=(",", ":"))
     # Kubernetes' own escapes make it no longer: the program sees it without them.
     if len(order.encode()) > _LONGEST_VARIABLE - len("PIECEWORK_ORDER="):
         raise InputError(

@@ -199,6 +199,7 @@ def test_the_request_says_all_that_the_ledger_wants_of_an_attempt() -> None:
         "queued_at": "2026-11-24T06:00:00.000000Z",
         "count": 1,
         "index": 0,
+        "led": False,
         "instance_type": "m6a.large",
         "alternatives": [],
         "spot": "never",
@@ -444,6 +445,82 @@ def test_a_program_is_told_who_it_is_and_what_it_may_use() -> None:
     assert (told["PIECEWORK_INDEX"], told["PIECEWORK_COUNT"]) == ("1", "2")
     assert Decimal(told["PIECEWORK_CPUS"]) == plan.cpus
     assert told["PIECEWORK_DATA"] == "s3://bucket/x"
+
+
+# ------------------------------------------------------------------ gangs
+
+
+def order_of(pod: Object) -> Any:
+    told = {each["name"]: each["value"] for each in container_of(pod)["env"]}
+    return json.loads(told["PIECEWORK_ORDER"])
+
+
+@pytest.mark.parametrize("job", [{"dask": "a.py"}, {"python": "a.py"}], ids=str)
+def test_the_pods_of_a_gang_find_the_first_of_them_by_its_name(job: dict[str, Any]) -> None:
+    gang = pods_for(KARPENTER, job, count=3)
+    for index, pod in enumerate(gang):
+        assert pod["metadata"]["labels"][labels.GANG] == "true"
+        assert pod["spec"]["subdomain"] == "piecework"
+        assert pod["spec"]["hostname"] == pod["metadata"]["name"]
+        told = order_of(pod)["gang"]
+        assert (told["index"], told["count"]) == (index, 3)
+        assert told["head"] == f"{gang[0]['spec']['hostname']}.piecework"
+        variables = {each["name"]: each["value"] for each in container_of(pod)["env"]}
+        assert variables["PIECEWORK_HEAD"] == told["head"]
+    assert len({order_of(pod)["gang"]["token"] for pod in gang}) == 1
+
+
+def test_attempts_do_not_share_a_token() -> None:
+    plan = plan_of(KARPENTER, {"dask": "a.py"}, count=2)
+    tokens = {
+        order_of(pod)["gang"]["token"]
+        for number in (1, 2)
+        for pod in pods_of(
+            request_for(plan, number=number), KARPENTER, launch_of(plan.job), QUEUED, LAUNCHER
+        )
+    }
+    assert len(tokens) == 2
+
+
+@pytest.mark.parametrize(("job", "count"), [({"dask": "a.py"}, 1), (CONTAINER, 3)], ids=str)
+def test_pods_alone_and_containers_of_the_users_own_are_no_such_gang(
+    job: dict[str, Any], count: int
+) -> None:
+    for pod in pods_for(KARPENTER, job, count=count):
+        assert labels.GANG not in pod["metadata"]["labels"]
+        assert "subdomain" not in pod["spec"]
+
+
+@pytest.mark.parametrize(
+    ("job", "led"),
+    [
+        ({"dask": "a.py"}, True),
+        ({"spark": {"file": "a.py", "mode": "standalone"}}, True),
+        ({"spark": "a.py"}, False),
+        ({"python": "a.py"}, False),
+        (CONTAINER, False),
+    ],
+    ids=str,
+)
+def test_a_gang_is_led_where_only_its_first_pod_runs_the_program(
+    job: dict[str, Any], led: bool
+) -> None:
+    plan = plan_of(KARPENTER, job, count=2)
+    assert request_of(request_for(plan), KARPENTER, QUEUED)["led"] is led
+    alone = plan_of(KARPENTER, job)
+    assert request_of(request_for(alone), KARPENTER, QUEUED)["led"] is False
+
+
+@given(st.text("abcdefgh-", min_size=1, max_size=80), st.integers(1, 999), st.integers(2, 300))
+def test_a_host_name_is_never_too_long_and_never_anothers(
+    name: str, number: int, count: int
+) -> None:
+    plan = replace(PLAN, job=Job(dask="a.py"), count=count)
+    request = request_for(plan, run=f"flights.{name}.7f3a9c1b04d27f3a9c1b", number=number)
+    pods = pods_of(request, KARPENTER, launch_of(plan.job), QUEUED, LAUNCHER)
+    names = {pod["spec"]["hostname"] for pod in pods}
+    assert len(names) == count
+    assert all(re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", each) for each in names)
 
 
 # ------------------------------------------------------------------ piecework's launcher
