@@ -48,15 +48,19 @@ def events_of_attempt(
 def events_of_machine(
     machine: MachineSeen, prices: Iterable[PriceStep], now: datetime
 ) -> list[Event]:
-    """All that is known to have happened to a machine."""
-    if machine.requested_at is None or not _buyer_is_known(machine, now):
+    """All that is known to have happened to a machine.
+
+    That it was asked for is left out until it is known for whom; see `buyer_is_known`.
+    """
+    if machine.requested_at is None:
         return []
 
     def said(kind: Kind, at: datetime, sequence: int = 0, **data: Any) -> Event:
         return Event(SOURCE, machine.id, kind, sequence, at, now, data)
 
     events = []
-    if machine.launched_at is not None or machine.gone_at is not None:
+    bought = machine.launched_at is not None or machine.gone_at is not None
+    if bought and buyer_is_known(machine, now):
         events.append(
             said(
                 Kind.MACHINE_REQUESTED,
@@ -126,7 +130,7 @@ def price_steps(machine: MachineSeen, pool: Pool, book: PriceBook) -> tuple[Pric
     return (PriceStep(machine.launched_at, found.usd_per_hour, found.source, as_of),)
 
 
-def _buyer_is_known(machine: MachineSeen, now: datetime) -> bool:
+def buyer_is_known(machine: MachineSeen, now: datetime) -> bool:
     """The purchase is recorded once, so it waits until the keeper has found out for whom it is."""
     if machine.attempt is not None or machine.run is None or machine.requested_at is None:
         return True

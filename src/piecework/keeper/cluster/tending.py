@@ -24,6 +24,7 @@ from piecework.keeper.cluster.actions import Action
 from piecework.keeper.cluster.apply import Done, Executor
 from piecework.keeper.cluster.decide import decide
 from piecework.keeper.cluster.record import (
+    buyer_is_known,
     events_of_attempt,
     events_of_machine,
     price_steps,
@@ -265,10 +266,9 @@ class Tending:
         state, again = self.state, set()
         for name in state.changed_machines & snapshot.machines.keys():
             machine = snapshot.machines[name]
-            events = events_of_machine(machine, self._steps(machine), snapshot.now)
-            if not events:
-                again.add(name)  # for whom it was bought is not known yet
-            self.writer.put(events)
+            self.writer.put(events_of_machine(machine, self._steps(machine), snapshot.now))
+            if not buyer_is_known(machine, snapshot.now):
+                again.add(name)
         for attempt in state.changed_attempts & snapshot.attempts.keys():
             self.writer.put(
                 events_of_attempt(snapshot.attempts[attempt], snapshot.machine_on, snapshot.now)
