@@ -64,6 +64,7 @@ NODE = Kind("", "v1", "nodes", "Node", namespaced=False)
 EVENT = Kind("", "v1", "events", "Event")
 CONFIG_MAP = Kind("", "v1", "configmaps", "ConfigMap")
 NAMESPACE = Kind("", "v1", "namespaces", "Namespace", namespaced=False)
+SERVICE = Kind("", "v1", "services", "Service")
 SERVICE_ACCOUNT = Kind("", "v1", "serviceaccounts", "ServiceAccount")
 LEASE = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 PRIORITY_CLASS = Kind(

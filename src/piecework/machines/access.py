@@ -1,4 +1,5 @@
-"""Who may do what on a cluster: namespaces, the priority class, service accounts and their roles.
+"""Who may do what on a cluster: namespaces, the priority class, service accounts and their roles;
+and the Services by which the pods of a gang find each other.
 
 Enter: the pools of one cluster. Leave: objects to apply. Two kinds of people have rights: the
 keeper, which reads pods and machines everywhere and changes those of the pools; and submitters
@@ -11,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from piecework.plan.manifest import PRIORITY_CLASS
+from piecework.plan import labels
+from piecework.plan.manifest import GANG_SERVICE, PRIORITY_CLASS
 from piecework.spec.pool import Pool
 
 Object = dict[str, Any]
@@ -70,6 +72,23 @@ def render_priority() -> Object:
         "globalDefault": False,
         "description": "Jobs of piecework. They wait for machines of their own.",
     }
+
+
+def render_gang_services(pools: Sequence[Pool]) -> list[Object]:
+    """Gives each pod of a gang a name in its namespace's DNS, from the moment it has an address."""
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": GANG_SERVICE, "namespace": namespace, "labels": _OURS},
+            "spec": {
+                "clusterIP": "None",
+                "selector": {**_OURS, labels.GANG: "true"},
+                "publishNotReadyAddresses": True,
+            },
+        }
+        for namespace in namespaces_of(pools)
+    ]
 
 
 def render_access(pools: Sequence[Pool]) -> list[Object]:

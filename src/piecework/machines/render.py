@@ -19,6 +19,7 @@ from piecework.errors import InputError
 from piecework.machines import groups
 from piecework.machines.access import (
     render_access,
+    render_gang_services,
     render_keeper,
     render_namespaces,
     render_priority,
@@ -84,6 +85,7 @@ def render(
         *render_namespaces(pools),
         render_priority(),
         *render_access(pools),
+        *render_gang_services(pools),
         *(render_policies() if policies else ()),
         *(render_node_pool(pool) for pool in pools if pool.provider == "karpenter"),
         *([render_priorities(scaled)] if scaled else ()),

@@ -81,6 +81,25 @@ def test_what_others_need_is_applied_before_them() -> None:
         assert kinds.index(first) < kinds.index(then)
 
 
+def test_the_service_of_gangs_selects_the_pods_that_name_it_before_they_are_ready() -> None:
+    services = of_kind(render([BURST, GROUPS]), "Service")
+    assert [each["metadata"]["namespace"] for each in services] == ["piecework", "jobs"]
+    plan = plan_job(
+        "a",
+        Job.model_validate({"dask": "a.py", "image": "a:1", "machine": {"count": 2}}),
+        pool=BURST,
+        prices=load_price_book(BURST),
+        settings=Settings(home=Path("/nowhere"), ledger_url="sqlite://"),
+    )
+    for service in services:
+        assert service["spec"]["clusterIP"] == "None"
+        assert service["spec"]["publishNotReadyAddresses"] is True
+        for index in range(2):
+            request = PodRequest(run="a.b.7f3a9c1b04d2", number=1, plan=plan, owner={})
+            carried = metadata_of(request, BURST, QUEUED, index)["labels"]
+            assert service["spec"]["selector"].items() <= carried.items()
+
+
 # ------------------------------------------------------------------ Karpenter
 
 

@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 
 from piecework import clock
 from piecework.kube.client import Object
-from piecework.machines.access import KEEPER, namespaces_of
+from piecework.machines.access import KEEPER, namespaces_of, render_gang_services
 from piecework.machines.check.finding import RENDER, Finding, error, note, warning
 from piecework.machines.check.groups import find_in_flags, find_in_groups
 from piecework.machines.check.karpenter import find_in_node_pool
 from piecework.machines.check.survey import Part, Right, Survey, pool_label, pool_taint
 from piecework.plan import labels
-from piecework.plan.manifest import PRIORITY_CLASS
+from piecework.plan.manifest import GANG_SERVICE, PRIORITY_CLASS
 from piecework.plan.price import load_price_book
 from piecework.spec.pool import Pool
 
@@ -29,6 +29,7 @@ def findings(survey: Survey) -> list[Finding]:
         *_find_gaps(survey),
         *_find_in_namespaces(survey),
         *_find_in_priority(survey),
+        *_find_in_gang_services(survey),
         *_find_in_keeper(survey),
         *_find_in_rights(survey),
         *_find_in_policies(survey),
@@ -78,6 +79,22 @@ def _find_in_priority(survey: Survey) -> Iterator[Finding]:
             f"priority class {PRIORITY_CLASS} lets jobs push others' pods off their machines",
             "delete it, and " + RENDER,
         )
+
+
+def _find_in_gang_services(survey: Survey) -> Iterator[Finding]:
+    rendered = render_gang_services(survey.pools)
+    wanted = {each["metadata"]["namespace"]: each["spec"] for each in rendered}
+    for namespace, service in survey.gang_services.items():
+        if survey.namespaces.get(namespace) is None:
+            continue  # that is told already, or could not be looked at
+        spec = (service or {}).get("spec", {})
+        if any(spec.get(name) != value for name, value in wanted[namespace].items()):
+            found = "is not there" if service is None else "is not as rendered"
+            yield warning(
+                f"the Service {GANG_SERVICE} in namespace {namespace} {found}: the machines of a "
+                "job with `count` won't find each other",
+                RENDER,
+            )
 
 
 def _find_in_keeper(survey: Survey) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from piecework.kube.client import (
     NODE_POOL,
     POD,
     PRIORITY_CLASS,
+    SERVICE,
     SERVICE_ACCOUNT,
     Kind,
     Listing,
@@ -35,6 +36,7 @@ from piecework.machines.access import KEEPER, keeper_rights, namespaces_of, subm
 from piecework.machines.policies import PODS as POLICY
 from piecework.machines.render import AUTOSCALER_NAMESPACE
 from piecework.plan import labels
+from piecework.plan.manifest import GANG_SERVICE
 from piecework.plan.manifest import PRIORITY_CLASS as PRIORITY
 from piecework.spec.pool import Pool
 
@@ -64,6 +66,7 @@ class Part(StrEnum):
 
     NAMESPACES = "namespaces"
     PRIORITY_CLASS = "the priority class"
+    GANG_SERVICES = "the Services of gangs"
     LEASE = "the keeper's lease"
     POLICIES = "admission policies"
     RIGHTS = "your own rights"
@@ -143,6 +146,7 @@ class Survey:
     at: datetime
     namespaces: Mapping[str, Object | None] = field(default_factory=dict)
     priority_class: Object | None = None
+    gang_services: Mapping[str, Object | None] = field(default_factory=dict)
     lease: Object | None = None
     has_policies: bool | None = None
     missing_rights: tuple[Right, ...] = ()
@@ -191,6 +195,11 @@ def survey(pools: Sequence[Pool], kube: Reader, cloud: Cloud | None, now: dateti
         ),
         priority_class=look.at(
             Part.PRIORITY_CLASS, lambda: kube.get(PRIORITY_CLASS, PRIORITY), None
+        ),
+        gang_services=look.at(
+            Part.GANG_SERVICES,
+            lambda: {name: kube.get(SERVICE, GANG_SERVICE, name) for name in names},
+            {},
         ),
         lease=look.at(Part.LEASE, lambda: kube.get(LEASE, KEEPER, names[0]), None),
         has_policies=look.at(Part.POLICIES, lambda: _has_policies(kube), None),

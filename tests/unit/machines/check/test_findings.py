@@ -45,6 +45,7 @@ def test_on_an_empty_cluster_everything_is_missing_and_the_worst_is_told_first()
     [
         ("Namespace", "piecework", "there is no namespace piecework"),
         ("PriorityClass", "piecework", "every pod will be refused"),
+        ("Service", "piecework", "machines of a job with `count` won't find each other"),
         ("Lease", "piecework-keeper", "no keeper has ever run"),
         ("NodePool", "burst", "there is no NodePool burst"),
         ("MutatingAdmissionPolicy", "piecework-pods", "admission policies are not there"),
@@ -75,6 +76,13 @@ def test_a_priority_class_that_preempts_is_told() -> None:
     cluster.of("PriorityClass", "piecework")["preemptionPolicy"] = "PreemptLowerPriority"
     (found,) = hurting(check(BURST, cluster=cluster))
     assert found.severity is Severity.WARNING
+
+
+def test_a_service_of_gangs_that_hides_pods_until_they_are_ready_is_told() -> None:
+    cluster = cluster_for(BURST)
+    cluster.of("Service", "piecework")["spec"]["publishNotReadyAddresses"] = False
+    (found,) = hurting(check(BURST, cluster=cluster))
+    assert "is not as rendered" in found.what
 
 
 def test_rights_that_are_missing_are_named() -> None:
