@@ -113,6 +113,12 @@ def test_a_plain_spark_session_has_the_size_of_the_machine(here: Place) -> None:
     events = (done.artifacts / "spark-events" / found["app"]).read_text().splitlines()
     assert json.loads(events[-1])["Event"] == "SparkListenerApplicationEnd"
     assert " INFO " not in done.log
+    used = done.use["spark"]
+    assert used["slots"] == cores
+    assert used["tasks"] >= 2
+    assert 0 < used["driver_seconds"] < used["wall_seconds"]
+    assert 0 < used["critical_seconds"] <= used["busy_seconds"]
+    assert used["cpu_seconds"] < done.use["cpu_seconds"]
 
 
 @pytest.mark.layer("spark")

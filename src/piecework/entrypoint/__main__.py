@@ -11,6 +11,8 @@ program: SIGTERM, after the grace SIGKILL, to everything. To REPORT go lines of 
 
     {"started": pid}   {"failed": "why"}   {"exited": status, "out_of_memory": bool}   {"use": {}}
 
+of which the last has what `use.Use` says.
+
 Standard library only, run from a folder alone, so that any image with Python can carry it.
 """
 
@@ -33,11 +35,14 @@ from pathlib import Path
 from typing import Any
 
 from piecework.entrypoint import tree, use
+from piecework.entrypoint.data import settle
 from piecework.entrypoint.size import size_environment
-from piecework.entrypoint.start import CannotStart, Start, run_afterwards
+from piecework.entrypoint.start import CannotStart, Start, own_folder, run_afterwards
 
 #: By these the sweep finds what an attempt left running, so no job may change them.
 _IDENTITY = ("PIECEWORK_ATTEMPT", "PIECEWORK_FOLDER")
+#: How long reading an engine's own log may take, and where somebody waits for the end.
+READ_SECONDS, ENDING_READ_SECONDS = 10.0, 1.0
 #: One of the lines of JSON that go to REPORT.
 Message = dict[str, Any]
 
@@ -91,8 +96,20 @@ class Entrypoint:
         self._end_tree()
         run_afterwards(Path(order["work"]))
         self._end_tree()
-        self._report({"use": use.use_of_children()})
+        self._report({"use": {**use.use_of_children(), **self._use_of_engine(order)}})
         return 0
+
+    def _use_of_engine(self, order: dict[str, Any]) -> dict[str, Any]:
+        seconds = ENDING_READ_SECONDS if self.is_ending else READ_SECONDS
+        try:
+            return dict(
+                use.use_of_engine(
+                    order["launch"]["starter"], order["environ"], Path(order["work"]), seconds
+                )
+            )
+        except Exception as error:
+            print(f"piecework: what the engine used is not known: {error!r}", file=sys.stderr)
+            return {}
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if number != signal.SIGCHLD:
@@ -176,6 +193,8 @@ def _prepare(order: dict[str, Any]) -> Start:
     starter = import_module(f"piecework.entrypoint.{launch['starter']}")
     environ = size_environment(order["environ"])
     work.mkdir(parents=True, exist_ok=True)
+    if launch.get("data"):
+        environ |= settle(launch["data"], own_folder(work) / "hadoop")
     os.chdir(work)
     start: Start = starter.prepare(launch, environ, work)
     start.write_files()

@@ -106,8 +106,11 @@ class Container(threading.Thread):
 
 
 def merge(container: Use, processes: Use) -> Use:
-    """The larger of both, each: the group knows all processes, the kernel's sums are exact."""
-    return {
+    """The larger of both, each: the group knows all processes, the kernel's sums are exact.
+
+    What the engine tells is among what the processes told.
+    """
+    merged: Use = {
         "cpu_seconds": _largest(container["cpu_seconds"], processes["cpu_seconds"]),
         "peak_memory_bytes": _largest(
             container["peak_memory_bytes"], processes["peak_memory_bytes"]
@@ -115,6 +118,11 @@ def merge(container: Use, processes: Use) -> Use:
         "read_bytes": _largest(container["read_bytes"], processes["read_bytes"]),
         "written_bytes": _largest(container["written_bytes"], processes["written_bytes"]),
     }
+    if "spark" in processes:
+        merged["spark"] = processes["spark"]
+    if "dask" in processes:
+        merged["dask"] = processes["dask"]
+    return merged
 
 
 def _largest(first: N | None, second: N | None) -> N | None:

@@ -23,10 +23,13 @@ Kinds and what their `data` holds (every value is JSON; money and CPU are decima
     attempt.queued      run, attempt (its number, from 1), job, pipeline, pipeline_run, team,
                         engine, pool, priority, cpu, memory_bytes, gpu, count, owner
     attempt.waiting     reason: why it does not run yet, in words for its user
-    attempt.admitted    machines (list of ids), instance_type
+    attempt.admitted    machines (list of ids), instance_type; once more for each machine that it
+                        is given later, which has that one alone
     attempt.scheduled   pulling, started: {}
     attempt.ended       outcome, cause (one sentence), exit_code, use: {cpu_seconds,
-                        peak_memory_bytes, read_bytes, written_bytes} (each may be null)
+                        peak_memory_bytes, read_bytes, written_bytes} (each may be null), and
+                        of these engines spark: {wall_seconds, driver_seconds, busy_seconds, ...},
+                        dask: {threads, busy_seconds, wall_seconds}
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ CURRENCY = "USD"
 _MOST_USD_PER_HOUR = 1_000_000
 _MOST_METER_SECONDS = 366 * 86400
 _MOST_CPU_SECONDS = 10**12
+_MOST_ENGINE_NUMBER = 2**62
+_MOST_ENGINE_NUMBERS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,9 @@ class Attempt:
     read_bytes: int | None
     written_bytes: int | None
     asked: Mapping[str, Any] = field(default_factory=dict)
+    #: What Spark and Dask told of their slots and threads; empty where it was another engine.
+    spark: Mapping[str, float] = field(default_factory=dict)
+    dask: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def state(self) -> str:
@@ -193,6 +198,18 @@ def _integer(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if abs(value) < 2**62 else None
+
+
+def _numbers(told: Any) -> dict[str, float]:
+    """The finite numbers from 0 on among what an engine told, by their names."""
+    if not isinstance(told, Mapping):
+        return {}
+    found: dict[str, float] = {}
+    for name, value in told.items():
+        number = _decimal(value, _MOST_ENGINE_NUMBER)
+        if isinstance(name, str) and number is not None and len(found) < _MOST_ENGINE_NUMBERS:
+            found[name] = float(number)
+    return found
 
 
 def _machine(subject: str, told: Sequence[Event], attempts: Mapping[str, Attempt]) -> Machine:
@@ -294,7 +311,6 @@ def _attempt(subject: str, told: Sequence[Event]) -> Attempt:
     assert isinstance(use, Mapping)
     run, number = identity_of(subject)
     waiting = by_kind.get(Kind.ATTEMPT_WAITING)
-    machines = got.get("machines")
     cpu_seconds = _decimal(use.get("cpu_seconds"), _MOST_CPU_SECONDS)
     return Attempt(
         id=subject,
@@ -307,9 +323,7 @@ def _attempt(subject: str, told: Sequence[Event]) -> Attempt:
         engine=text_of(asked, "engine"),
         pool=text_of(asked, "pool"),
         instance_type=text_of(got, "instance_type"),
-        machines=tuple(sorted({m for m in machines if isinstance(m, str)}))
-        if isinstance(machines, list | tuple)
-        else (),
+        machines=_admitted_to(by_kind.get(Kind.ATTEMPT_ADMITTED, [])),
         first_seen_at=min(event.at for event in told),
         queued_at=_at(queued),
         waiting_reason=text_of(_data(waiting[-1]), "reason") if waiting else None,
@@ -324,7 +338,16 @@ def _attempt(subject: str, told: Sequence[Event]) -> Attempt:
         read_bytes=_integer(use.get("read_bytes")),
         written_bytes=_integer(use.get("written_bytes")),
         asked=asked,
+        spark=_numbers(use.get("spark")),
+        dask=_numbers(use.get("dask")),
     )
+
+
+def _admitted_to(told: Iterable[Event]) -> tuple[str, ...]:
+    """All machines that it was given, at its admission and later."""
+    lists = [_data(event).get("machines") for event in told]
+    named = [names for names in lists if isinstance(names, list | tuple)]
+    return tuple(sorted({name for names in named for name in names if isinstance(name, str)}))
 
 
 def _outcome(value: Any) -> Outcome:

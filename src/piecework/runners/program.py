@@ -206,6 +206,7 @@ class Program:
         known = [seconds for seconds in cpu if seconds is not None] or [own["cpu_seconds"] or 0.0]
         peak = max(self.peak_bytes, self._use["peak_memory_bytes"] or own["peak_memory_bytes"] or 0)
         return {
+            **self._use,  # with what the engine told
             "cpu_seconds": round(max(known), 6),
             "peak_memory_bytes": peak,
             "read_bytes": _most(self._use["read_bytes"], own["read_bytes"]),

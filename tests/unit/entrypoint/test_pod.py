@@ -260,6 +260,21 @@ def test_the_control_group_tells_what_was_used_and_that_memory_ran_out(place: Pl
     assert ended.message["use"]["read_bytes"] >= 11
 
 
+def test_what_an_engine_left_about_its_threads_is_told(place: Place) -> None:
+    told = {"dask": {"threads": 2, "busy_seconds": 1.5, "wall_seconds": 4.0}}
+    program = (
+        "import json, os\n"
+        "own = os.environ['PIECEWORK_FOLDER']\n"
+        f"json.dump({told!r}, open(own + '/engine-use.json', 'w'))\n"
+    )
+    assert place.run(place.order(program)).message["use"]["dask"] == told["dask"]
+    rotten = {"dask": {"threads": True, "busy_seconds": -1, "wall_seconds": "long"}, "x": 1}
+    program = program.replace(repr(told), repr(rotten))
+    ended = place.run(place.order(program))
+    assert ended.code == 0
+    assert "dask" not in ended.message["use"]
+
+
 def test_a_launcher_stands_before_a_piecework_that_the_image_has(
     place: Place, tmp_path: Path
 ) -> None:
