@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from piecework.cli import bill, options, terminal
+from piecework.cli import bill, options, terminal, use_text
 from piecework.cli.table import Column, table
 
 if TYPE_CHECKING:
@@ -88,8 +87,10 @@ def _show_attempt(attempt: dict[str, Any], folder: Any) -> None:
         ("Queued", bill.local_time(attempt["queued_at"])),
         ("Started", _after(attempt["started_at"], bill.waited(one), "waiting")),
         ("Ended", _after(attempt["ended_at"], bill.ran(one), "running")),
-        ("CPU time", _duration(attempt["cpu_seconds"])),
-        ("Peak memory", bill.peak_memory(one)),
+        ("CPU time", use_text.cpu(attempt)),
+        ("Peak memory", use_text.memory(attempt)),
+        ("Spark", use_text.spark(attempt["use"]["spark"])),
+        ("Dask", use_text.dask(attempt["use"]["dask"])),
         ("Cost", bill.money(attempt["cost"])),
         ("Folder", str(folder) if folder.is_dir() else None),
     ]
@@ -114,9 +115,3 @@ def _machine(attempt: dict[str, Any]) -> str | None:
 
 def _after(at: str | None, span: str, what: str) -> str | None:
     return None if at is None else f"{bill.local_time(at)} (after {span} {what})"
-
-
-def _duration(seconds: float | None) -> str | None:
-    from piecework.units import round_duration
-
-    return None if seconds is None else round_duration(timedelta(seconds=seconds))

@@ -21,6 +21,7 @@ from piecework.ledger.occupancy import CURRENCY, Attempt, Timeline
 from piecework.ledger.period import Amount
 from piecework.ledger.store import Ledger
 from piecework.report.cost import Spending, spending_of
+from piecework.report.use import MachineUse, use_of
 from piecework.units import Money
 
 
@@ -28,7 +29,8 @@ from piecework.units import Money
 class AttemptReport:
     """One try of a run, and what it cost by part (boot, setup, work, teardown, minimum).
 
-    `as_if`: its machines were slices of this host, priced as if they had been bought.
+    `as_if`: its machines were slices of this host, priced as if they had been bought. `use`: how
+    much of what was paid for it used.
     """
 
     attempt: str
@@ -52,6 +54,7 @@ class AttemptReport:
     written_bytes: int | None
     spending: Spending
     parts: dict[Part, Spending]
+    use: MachineUse
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -74,6 +77,7 @@ class AttemptReport:
             "peak_memory_bytes": self.peak_memory_bytes,
             "read_bytes": self.read_bytes,
             "written_bytes": self.written_bytes,
+            "use": self.use.to_json(),
             "cost": self.spending.cost_text(),
             "machine_seconds": self.spending.machine_seconds,
             "unpriced": self.spending.unpriced_seconds,
@@ -257,6 +261,8 @@ def _attempt(attempt: Attempt, timeline: Timeline, parts: dict[Part, Amount]) ->
     ]
     names = sorted({*attempt.machines, *(occupancy.machine for occupancy in occupied)})
     machines = [timeline.machines[name] for name in names if name in timeline.machines]
+    spending = _sum(parts.values())
+    running = parts[Part.WORK].microseconds / 1e6 if Part.WORK in parts else 0.0
     types = [machine.instance_type for machine in machines if machine.instance_type]
     pools = [machine.pool for machine in machines if machine.pool]
     return AttemptReport(
@@ -279,8 +285,9 @@ def _attempt(attempt: Attempt, timeline: Timeline, parts: dict[Part, Amount]) ->
         peak_memory_bytes=attempt.peak_memory_bytes,
         read_bytes=attempt.read_bytes,
         written_bytes=attempt.written_bytes,
-        spending=_sum(parts.values()),
+        spending=spending,
         parts={part: spending_of(amount) for part, amount in parts.items()},
+        use=use_of(attempt, spending.machine_seconds, running),
     )
 
 
