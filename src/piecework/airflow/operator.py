@@ -1,9 +1,9 @@
 """JobOperator: a job as an Airflow task.
 
 In: a Job, or its fields as keyword arguments. Out: a task that starts in the triggerer, without a
-worker process, wherever Airflow can do that; elsewhere (mapped tasks, arguments from other tasks,
-callbacks of success, outlets) a worker renders the templates, hands over to the same trigger and
-is gone while the job waits and runs.
+worker process, wherever Airflow can do that; elsewhere (arguments from other tasks, callbacks of
+success, outlets) a worker renders the templates, hands over to the same trigger and is gone while
+the job waits and runs.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.definitions.xcom_arg import XComArg
+from airflow.sdk.definitions._internal.mixins import ResolveMixin
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.triggers.base import StartTriggerArgs
 
+from piecework.airflow.mapping import LOST_WORKERS, JobPartial
 from piecework.airflow.rendering import complete_context
 from piecework.airflow.trigger import JobTrigger
 from piecework.spec.job import ENGINES, Job
 
-#: More tries than the user asked for, where a worker may get lost: losing one costs a try.
-LOST_WORKERS = 3
+#: Between two tries; Airflow's own five minutes are for services that are down.
+RETRY_DELAY = timedelta(seconds=5)
 DEFAULT_POOL = "default_pool"
 #: Hooks that only a worker runs.
 _OF_WORKERS = ("on_execute_callback", "on_success_callback", "on_skipped_callback")
@@ -41,10 +42,10 @@ class JobOperator(BaseOperator):
     """Runs a job on a machine of its own.
 
     Give `job`, or the fields of one: exactly one engine (`python`, `spark`, `dask`, `container`),
-    `args`, `env`, `machine`, `team`, `priority`, `timeout`, `deadline`, `on_deadline`, `retries`
-    (a number, or by cause), and `machine_pool` (`pool` is Airflow's own). `code` is the folder that
-    the program's path is relative to: by default the DAG file's. What the program writes to
-    `$PIECEWORK_RESULT` is the task's XCom.
+    `args`, `env`, `machine`, `image`, `team`, `priority`, `timeout`, `deadline`, `on_deadline`,
+    `retries` (a number, or by cause), and `machine_pool` (`pool` is Airflow's own). `code` is the
+    folder that the program's path is relative to: by default the DAG file's. What the program
+    writes to `$PIECEWORK_RESULT` is the task's XCom.
     """
 
     template_fields: Sequence[str] = ("program", "args", "env")
@@ -61,61 +62,94 @@ class JobOperator(BaseOperator):
         pipeline: str | None = None,
         code: str | Path | None = None,
         params_spec: Mapping[str, Any] | None = None,
+        python: Any = None,
+        spark: Any = None,
+        dask: Any = None,
+        container: Any = None,
+        args: Any = None,
+        env: Any = None,
+        machine: Any = None,
+        image: str | None = None,
         machine_pool: str | None = None,
+        team: str | None = None,
+        priority: int | None = None,
+        timeout: Any = None,
+        deadline: Any = None,
+        on_deadline: str | None = None,
+        description: str | None = None,
         retries: int | Mapping[str, int] | None = None,
+        retry_delay: timedelta | float = RETRY_DELAY,
+        priority_weight: int | None = None,
+        weight_rule: Any = "absolute",
+        mapped: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        fields = {name: kwargs.pop(name) for name in _FIELDS if name in kwargs}
-        if machine_pool is not None:
-            fields["pool"] = machine_pool
-        self._refuse_both(job, fields)
-        if isinstance(job, Job):
-            document = job.model_dump(mode="json", exclude_unset=True)
-        else:
-            document = Job.rewrite(dict(job)) if job is not None else fields
-        if retries is not None and "retries" not in document:
-            document["retries"] = retries if isinstance(retries, int) else dict(retries)
-        take_priority(document, kwargs)
-        engine, program, args, env = take_program(document)
-        # Everything but what holds templates or comes from other tasks is checked now.
-        checked = Job.model_validate(
-            document
-            | {engine: _PLACEHOLDER[engine] if _has_xcom(program) else program}
-            | ({} if _has_xcom(args) else {"args": args})
-            | ({} if _has_xcom(env) else {"env": env})
-        )
-        kwargs.setdefault("retry_delay", timedelta(seconds=5))
-        kwargs.setdefault("priority_weight", checked.priority)
-        kwargs.setdefault("weight_rule", "absolute")
+        fields = {
+            "python": python,
+            "spark": spark,
+            "dask": dask,
+            "container": container,
+            "args": args,
+            "env": env,
+            "machine": machine,
+            "image": image,
+            "pool": machine_pool,
+            "team": team,
+            "priority": priority,
+            "timeout": timeout,
+            "deadline": deadline,
+            "on_deadline": on_deadline,
+            "description": description,
+        }
+        document = read_document(job, fields, kwargs.get("default_args") or {})
+        set_retries(document, retries, mapped)
+        take_priority(document, priority_weight)
+        checked = self._take_job(document)
         if checked.description:
             kwargs.setdefault("doc_md", checked.description)
-        if checked.team:
+        if checked.team and "owner" not in (kwargs.get("default_args") or {}):
             kwargs.setdefault("owner", checked.team)
-        super().__init__(retries=checked.retries.error, **kwargs)
-        written = checked.model_dump(mode="json", exclude_unset=True)
-        if not _has_xcom(program):
-            program = written[engine]
-        self.document = {
-            name: value
-            for name, value in written.items()
-            if name not in (engine, "args", "env", "after")
-        }
-        self.engine = engine
-        self.program = program
-        self.args = args
-        self.env = env
+        super().__init__(
+            retries=checked.retries.error,
+            retry_delay=retry_delay,
+            priority_weight=checked.priority if priority_weight is None else priority_weight,
+            weight_rule=weight_rule,
+            **kwargs,
+        )
         self.job_name = job_name or self.task_id.rpartition(".")[2]
         self.pipeline = pipeline
         self.code = str(self._find_code(code))
         self.params_spec = dict(params_spec) if params_spec is not None else None
         self._choose_path()
 
-    @staticmethod
-    def _refuse_both(job: object, fields: Mapping[str, Any]) -> None:
-        if job is not None and fields:
-            raise ValueError(
-                f"found job= and {', '.join(sorted(fields))}; give a job, or the fields of one"
-            )
+    @classmethod
+    def partial(
+        cls, *, retries: int | Mapping[str, int] | None = None, **kwargs: Any
+    ) -> JobPartial:
+        """As Airflow's; `retries` as the operator's."""
+        return JobPartial.of(super().partial(**kwargs), retries)
+
+    def _take_job(self, document: dict[str, Any]) -> Job:
+        """Takes the job apart, as far as Airflow has to know the parts; returns it, checked."""
+        engine, program, args, env = take_program(document)
+        # Everything but what holds templates or comes from other tasks is checked now.
+        checked = Job.model_validate(
+            document
+            | {engine: _PLACEHOLDER[engine] if _is_open(program) else program}
+            | ({} if _is_open(args) else {"args": args})
+            | ({} if _is_open(env) else {"env": env})
+        )
+        written = checked.model_dump(mode="json", exclude_unset=True)
+        self.document = {
+            name: value
+            for name, value in written.items()
+            if name not in (engine, "args", "env", "after")
+        }
+        self.engine = engine
+        self.program = program if _is_open(program) else written[engine]
+        self.args = args
+        self.env = env
+        return checked
 
     def _find_code(self, code: str | Path | None) -> Path:
         if code is not None:
@@ -129,9 +163,10 @@ class JobOperator(BaseOperator):
         fields = (self.program, self.args, self.env)
         worker = (
             self.needs_worker
-            or any(_has_xcom(value) for value in fields)
+            or any(_is_open(value) for value in fields)
             or ends_in_worker(self)
             or is_counted(self)
+            or self.map_index_template  # a worker tells Airflow the name that it makes
             or any(_ONLY_IN_WORKERS.search(text) for text in _texts(fields))
         )
         if worker:
@@ -229,27 +264,45 @@ def start_in_triggerer(task: JobOperator, trigger: type[JobTrigger]) -> None:
     )
 
 
-def take_priority(document: dict[str, Any], kwargs: Mapping[str, Any]) -> None:
+def read_document(
+    job: Job | Mapping[str, Any] | None,
+    fields: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What is written of a job. A whole job has its DAG's `default_args` where it says nothing."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    if job is None:
+        return given
+    clash = [n for n, v in given.items() if v != defaults.get("machine_pool" if n == "pool" else n)]
+    if clash:
+        raise ValueError(
+            f"found job= and {', '.join(sorted(clash))}; give a job, or the fields of one"
+        )
+    if isinstance(job, Job):
+        return given | job.model_dump(mode="json", exclude_unset=True)
+    return given | Job.rewrite(dict(job))
+
+
+def set_retries(
+    document: dict[str, Any],
+    retries: int | Mapping[str, int] | None,
+    mapped: Mapping[str, Any] | None,
+) -> None:
+    """The operator's `retries` are the job's, where that says nothing of its own."""
+    if mapped is not None:
+        retries = mapped["retries"]
+    if retries is not None and "retries" not in document:
+        document["retries"] = retries if isinstance(retries, int) else dict(retries)
+
+
+def take_priority(document: dict[str, Any], weight: int | None) -> None:
     """Lets Airflow's `priority_weight` be the job's priority, where that says nothing."""
-    weight = kwargs.get("priority_weight")
     if isinstance(weight, int) and "priority" not in document:
         document["priority"] = max(-_MOST_PRIORITY, min(_MOST_PRIORITY, weight))
 
 
 #: What `Job.priority` takes.
 _MOST_PRIORITY = 1000
-_FIELDS = (
-    *ENGINES,
-    "args",
-    "env",
-    "machine",
-    "team",
-    "priority",
-    "timeout",
-    "deadline",
-    "on_deadline",
-    "description",
-)
 #: What stands for a program that another task will name.
 _PLACEHOLDER: Mapping[str, Any] = {
     "python": "program.py",
@@ -271,11 +324,12 @@ def take_program(
     program = document.pop(engine)
     args = document.pop("args", None) or []
     env = document.pop("env", None) or {}
-    return engine, program, args if isinstance(args, XComArg) else list(args), env
+    return engine, program, args if isinstance(args, ResolveMixin) else list(args), env
 
 
-def _has_xcom(value: Any) -> bool:
-    return any(isinstance(found, XComArg) for found in _walk(value))
+def _is_open(value: Any) -> bool:
+    """Whether other tasks, or those that map a group of tasks, say a part of it."""
+    return any(isinstance(found, ResolveMixin) for found in _walk(value))
 
 
 def _texts(value: Any) -> Iterator[str]:

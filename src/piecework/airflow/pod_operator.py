@@ -24,10 +24,12 @@ from kubernetes.client import models as k8s
 
 from piecework import config
 from piecework.airflow.choice import choose_machine
+from piecework.airflow.mapping import LOST_WORKERS, JobPartial
 from piecework.airflow.operator import (
-    LOST_WORKERS,
+    RETRY_DELAY,
     ends_in_worker,
     render_or_fail,
+    set_retries,
     take_priority,
 )
 from piecework.airflow.pod_trigger import PodTrigger
@@ -37,7 +39,6 @@ from piecework.spec.job import Job
 from piecework.spec.pool import Pool, load_pools
 from piecework.units import Memory, parse_cpu
 
-_FIELDS = ("machine", "team", "priority", "timeout", "deadline", "on_deadline")
 _GPU = "nvidia.com/gpu"
 #: More sizes than any price list has between what was asked for and what a machine has for jobs.
 _MOST_SIZES = 50
@@ -65,29 +66,52 @@ class MachinePodOperator(KubernetesPodOperator):
     def __init__(
         self,
         *,
+        machine: Any = None,
         machine_pool: str | None = None,
+        team: str | None = None,
+        priority: int | None = None,
+        timeout: Any = None,
+        deadline: Any = None,
+        on_deadline: str | None = None,
         pipeline: str | None = None,
         retries: int | Mapping[str, int] | None = None,
+        retry_delay: timedelta | float = RETRY_DELAY,
+        priority_weight: int | None = None,
+        weight_rule: Any = "absolute",
+        mapped: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        document = {name: kwargs.pop(name) for name in _FIELDS if name in kwargs}
-        if machine_pool is not None:
-            document["pool"] = machine_pool
-        if retries is not None:
-            document["retries"] = retries if isinstance(retries, int) else dict(retries)
-        take_priority(document, kwargs)
         limit = kwargs.get("active_deadline_seconds") or kwargs.get("execution_timeout")
-        if limit is not None and "timeout" not in document:
-            seconds = limit.total_seconds() if isinstance(limit, timedelta) else float(limit)
-            document["timeout"] = f"{max(1, round(seconds))}s"
+        fields = {
+            "machine": machine,
+            "pool": machine_pool,
+            "team": team,
+            "priority": priority,
+            "timeout": timeout if limit is None or timeout is not None else _seconds(limit),
+            "deadline": deadline,
+            "on_deadline": on_deadline,
+        }
+        document = {name: value for name, value in fields.items() if value is not None}
+        set_retries(document, retries, mapped)
+        take_priority(document, priority_weight)
         checked = Job.model_validate({**document, "container": {"image": "program"}})
-        kwargs.setdefault("retry_delay", timedelta(seconds=5))
-        kwargs.setdefault("priority_weight", checked.priority)
-        kwargs.setdefault("weight_rule", "absolute")
-        super().__init__(retries=checked.retries.error + LOST_WORKERS, **kwargs)
+        super().__init__(
+            retries=checked.retries.error + LOST_WORKERS,
+            retry_delay=retry_delay,
+            priority_weight=checked.priority if priority_weight is None else priority_weight,
+            weight_rule=weight_rule,
+            **kwargs,
+        )
         written = checked.model_dump(mode="json", exclude_unset=True)
         self.document = {name: value for name, value in written.items() if name != "container"}
         self.pipeline = pipeline
+
+    @classmethod
+    def partial(
+        cls, *, retries: int | Mapping[str, int] | None = None, **kwargs: Any
+    ) -> JobPartial:
+        """As Airflow's; `retries` as the operator's."""
+        return JobPartial.of(super().partial(**kwargs), retries)
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
         """As KubernetesPodOperator's, but `{{ ds }}` and the like hold for requested runs, too."""
@@ -208,6 +232,11 @@ class MachinePodOperator(KubernetesPodOperator):
                 operator=self,
                 **more,
             )
+
+
+def _seconds(limit: timedelta | float) -> str:
+    seconds = limit.total_seconds() if isinstance(limit, timedelta) else float(limit)
+    return f"{max(1, round(seconds))}s"
 
 
 def to_model(pod: Mapping[str, Any]) -> k8s.V1Pod:
