@@ -42,7 +42,8 @@ class Settings:
     #: Folders, with `:` between them, below which programs of jobs may lie that are requested over
     #: Airflow's API with `piecework_submit`. Default: the user's home folder.
     submit_roots: str = "~"
-    #: Base folder or URL of the data that jobs exchange. Default: `home`/data.
+    #: Base folder or URL of the data that jobs exchange: a text, or `url` in a table `[data]` that
+    #: also says how jobs reach their data. Default: `home`/data.
     data: str = ""
     #: Base folder or URL (s3://bucket/path, hdfs://...) that clusters read the code of jobs from,
     #: and where logs are kept. Without one, code goes through the cluster's API (at most 900 KiB),
@@ -52,6 +53,8 @@ class Settings:
     teams: Mapping[str, Any] = field(default_factory=dict)
     #: Tables of pools, by name, as written; `piecework.spec.pool` checks them.
     pools: Mapping[str, Any] = field(default_factory=dict)
+    #: The rest of the table [data], as written; `piecework.spec.data` checks it.
+    access: Mapping[str, Any] = field(default_factory=dict)
     #: The file that was read, if there was one; for messages.
     file: Path | None = None
 
@@ -62,7 +65,7 @@ _INTEGERS = {"airflow_port"}
 _WEB = {"airflow_url"}
 _TABLES = {"pools": "local", "teams": "analytics"}
 _FOLDERS = {"data", "store"}
-_NOT_SETTABLE = {"file"}
+_NOT_SETTABLE = {"access", "file"}
 _DATABASE = re.compile(r"[a-z][a-z0-9_+]*://")
 _LAST_PORT = 65_535
 
@@ -87,6 +90,9 @@ def load(environ: Mapping[str, str] | None = None, directory: Path | None = None
     known = {f.name for f in fields(Settings)} - _NOT_SETTABLE
     wrong = [_unknown(name, known, file) for name in values if name not in known]
     where = {name: f"{file}: {name}" for name in values}
+    access = _take_access(values)
+    if access is not None:
+        where["data"] = f"{file}: data.url"
     for name in known - _TABLES.keys():
         variable = f"PIECEWORK_{name.upper()}"
         if environ.get(variable):
@@ -102,7 +108,18 @@ def load(environ: Mapping[str, str] | None = None, directory: Path | None = None
     home = values.setdefault("home", home)
     values.setdefault("ledger_url", f"sqlite:///{home}/ledger.sqlite")
     values.setdefault("data", str(home / "data"))
-    return Settings(file=file, **values)
+    return Settings(file=file, access=access or {}, **values)
+
+
+def _take_access(values: dict[str, Any]) -> dict[str, Any] | None:
+    """What a table [data] says besides its `url`, which becomes the setting; None: no table."""
+    table = values.get("data")
+    if not isinstance(table, dict):
+        return None
+    access = dict(values.pop("data"))
+    if "url" in access:
+        values["data"] = access.pop("url")
+    return access
 
 
 def _read_file(

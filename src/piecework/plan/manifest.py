@@ -22,8 +22,9 @@ from typing import Any
 
 from piecework import clock
 from piecework.errors import InputError
-from piecework.plan import labels
+from piecework.plan import credentials, labels
 from piecework.plan.plan import Plan
+from piecework.spec.data import Data
 from piecework.spec.pool import Pool
 from piecework.units import format_cpu
 
@@ -65,7 +66,8 @@ class PodRequest:
     """One try of a run: its identity, its plan and its owner.
 
     `owner` is JSON: who asked, and whose end ends it. `params` are those of the pipeline run;
-    `env` is what the program is told besides its identity (`PIECEWORK_DATA`).
+    `env` is what the program is told besides its identity (`PIECEWORK_DATA`), `data` how it
+    reaches its data.
     """
 
     run: str
@@ -78,6 +80,7 @@ class PodRequest:
     priority: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+    data: Data = field(default_factory=Data)
 
     @property
     def attempt(self) -> str:
@@ -377,6 +380,11 @@ def _spec_of(
         gang = {"gang": gang_of(request, index)} if is_gang(plan) else {}
         container, spec["volumes"] = _container_with_launcher(plan, pool, launcher, told, gang)
         security.update(runAsUser=USER, runAsGroup=USER, fsGroup=USER)
+        volumes, mounts = credentials.files_of(request.data)
+        spec["volumes"] += volumes
+        container["volumeMounts"] += mounts
+    if request.data.secret:
+        container["envFrom"] = credentials.variables_from(request.data)
     container["name"] = CONTAINER
     container["resources"] = resources_of(plan)
     container["securityContext"] = {

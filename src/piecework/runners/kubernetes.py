@@ -3,12 +3,16 @@
 Enters: an AttemptRequest, with its Plan. Leaves: gated pods, named by the attempt, which the keeper
 admits and records, and which the kubelet runs to their end whoever watches. All state is on the
 pods; the processes that ask share one watch each (piecework.runners.pod_view).
+
+Of a Spark job in mode `operator` the pod is made by the Spark operator, from the SparkApplication
+that is made here; until it is there that stands for it (piecework.runners.spark_operator).
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -18,16 +22,27 @@ from piecework import clock
 from piecework.clock import Clock
 from piecework.config import Settings
 from piecework.engines.engine import launch
-from piecework.errors import InputError, RunnerError
-from piecework.kube.client import POD, AlreadyThereError, ConflictError, Object, RefusedError
+from piecework.entrypoint.data import variables_of
+from piecework.errors import ClusterError, InputError, RunnerError
+from piecework.kube.client import (
+    POD,
+    SPARK_APPLICATION,
+    AlreadyThereError,
+    ConflictError,
+    MissingKindError,
+    Object,
+    RefusedError,
+)
 from piecework.kube.transport import UnreachableError
 from piecework.ledger.events import Outcome
 from piecework.plan import labels
+from piecework.plan.executors import divide, own_pods
 from piecework.plan.manifest import Launcher, PodRequest, pods_of
+from piecework.plan.spark_application import application_of
 from piecework.plan.written_pod import merge_pod
 from piecework.runners.code import Shelf, bundle, read_kept_log
 from piecework.runners.pod_log import PodLog
-from piecework.runners.pod_view import PodView, view_of
+from piecework.runners.pod_view import OTHERS_LEFT_OUT, PodView, view_of
 from piecework.runners.pods import (
     End,
     attempt_of,
@@ -38,6 +53,8 @@ from piecework.runners.pods import (
     started_at,
 )
 from piecework.runners.runner import AttemptRequest, AttemptStatus
+from piecework.runners.spark_operator import application_name, ended, is_stand_in, stand_in
+from piecework.spec.data import load_data
 from piecework.spec.pool import Pool
 
 #: How often a change is tried on a pod that others change at the same time.
@@ -66,7 +83,9 @@ class KubernetesRunner:
     def view(self) -> PodView:
         """The pods of the pool's namespace, as this process knows them."""
         pool = self.pool
-        return self._given or view_of(pool.kubeconfig, pool.context, pool.namespace)
+        return self._given or view_of(
+            pool.kubeconfig, pool.context, pool.namespace, applications=pool.spark_operator
+        )
 
     def start(self, request: AttemptRequest) -> AttemptStatus:
         """Makes the attempt's pods, or finds them where they were made before.
@@ -78,7 +97,7 @@ class KubernetesRunner:
         own = [pod for pod in known if attempt_of(pod) == request.attempt]
         for pod in own:
             self.view.note(pod)
-        if len(own) < request.plan.count:
+        if len(own) < own_pods(request.plan):
             self._refuse_a_second(request, known)
             queued_at = _first_queued(request, known) or self.now()
             own = self._create(request, self._make(request, queued_at))
@@ -168,13 +187,24 @@ class KubernetesRunner:
             annotations = pod["metadata"].get("annotations") or {}
             if is_final(pod) and labels.SEEN not in annotations:
                 metadata = pod["metadata"]
-                self.view.kube.patch(POD, metadata["name"], seen, metadata["namespace"])
+                if not is_stand_in(pod):
+                    self.view.kube.patch(POD, metadata["name"], seen, metadata["namespace"])
+                name = application_name(pod)
+                if name is not None:
+                    # Nothing is lost where the operator's own admission does not answer.
+                    with suppress(ClusterError):
+                        self.view.kube.patch(SPARK_APPLICATION, name, seen, metadata["namespace"])
 
     def _make(self, request: AttemptRequest, queued_at: datetime) -> list[Object]:
-        """The attempt's pods, with the code where they can get it."""
-        plan = request.plan
+        """The attempt's pods, with the code where they can get it; or what stands for one."""
+        plan, data = request.plan, load_data(self.settings)
         start = launch(plan, request.code).to_json()
-        data = {"PIECEWORK_DATA": request.data} if "://" in request.data else {}
+        told = data.order(on_cluster=True)
+        env = {"PIECEWORK_DATA": request.data} if "://" in request.data else {}
+        if start["starter"] == "container":
+            env |= variables_of({**told, "kerberos": None})  # whose files are not mounted there
+        elif told:
+            start["data"] = told
         asked = PodRequest(
             run=request.run,
             number=request.number,
@@ -185,18 +215,22 @@ class KubernetesRunner:
             team=request.team,
             priority=request.priority,
             params=request.params,
-            env=data,
+            env=env,
+            data=data,
         )
         launcher = None
         if start["starter"] != "container":
             launcher = self._put_code(request, start)
         pods = pods_of(asked, self.pool, start, queued_at, launcher)
-        if request.pod is None:
-            return pods
         try:
-            return [merge_pod(request.pod, pod) for pod in pods]
+            if request.pod is not None:
+                pods = [merge_pod(request.pod, pod) for pod in pods]
         except ValueError as error:
             raise InputError(f"job {plan.job_name}: {error}") from error
+        spark = plan.job.spark
+        if spark is not None and spark.mode == "operator":
+            return [application_of(pods[0], divide(plan), spark.file)]
+        return pods
 
     def _put_code(self, request: AttemptRequest, start: dict[str, Any]) -> Launcher:
         shelf = _shelf_of(self.view, self.settings)
@@ -205,30 +239,31 @@ class KubernetesRunner:
         order = {"launch": {**start, "code": ""}, "code": code.order()}
         return Launcher(config_map=shelf.put_launcher(), order=order, code=code.config_map)
 
-    def _create(self, request: AttemptRequest, pods: Sequence[Object]) -> list[Object]:
-        """Makes each pod, or finds it: ten who start the same attempt make the same pods."""
+    def _create(self, request: AttemptRequest, objects: Sequence[Object]) -> list[Object]:
+        """Makes each object, or finds it: ten who start the same attempt make the same ones."""
         made = []
-        for pod in pods:
-            name = pod["metadata"]["name"]
+        for obj in objects:
+            kind = SPARK_APPLICATION if obj["kind"] == SPARK_APPLICATION.kind else POD
+            name = obj["metadata"]["name"]
+            what = f"attempt {request.attempt}: its {kind.kind} {name}"
             try:
-                found: Object | None = self.view.kube.create(POD, pod)
+                found: Object | None = self.view.kube.create(kind, obj)
             except AlreadyThereError:
-                found = self.view.kube.get(POD, name, self.pool.namespace)
+                found = self.view.kube.get(kind, name, self.pool.namespace)
             except RefusedError as error:
                 raise RunnerError(
-                    f"attempt {request.attempt}: its pod {name} was refused: {error}. What a pool "
-                    "needs in the cluster (namespace, rights, priority class) is printed by "
-                    "`piecework pools render`"
+                    f"{what} was refused: {error}. What a pool needs in the cluster (namespace, "
+                    "rights, priority class) is printed by `piecework pools render`"
                 ) from error
             if found is None:
-                raise UnreachableError(
-                    f"attempt {request.attempt}: its pod {name} was there and is gone; start it "
-                    "again"
-                )
+                raise UnreachableError(f"{what} was there and is gone; start it again")
+            if kind is SPARK_APPLICATION:
+                found = dict(stand_in(found))
             if attempt_of(found) != request.attempt:
                 raise RunnerError(
-                    f"attempt {request.attempt}: there is a pod {name} already, and it is not of "
-                    f"this attempt but of {attempt_of(found)}; delete it, or start another run"
+                    f"attempt {request.attempt}: there is a {kind.kind} {name} already, and it is "
+                    f"not of this attempt but of {attempt_of(found)}; delete it, or start another "
+                    "run"
                 )
             self.view.note(found)
             made.append(found)
@@ -246,6 +281,9 @@ class KubernetesRunner:
 
     def _end(self, pod: Object, end: End) -> None:
         """Writes why on the pod, unless somebody else did, and deletes it."""
+        if is_stand_in(pod):
+            self._end_application(pod, end)
+            return
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
         current: Object | None = pod
         for _ in range(_CONFLICTS):
@@ -268,14 +306,32 @@ class KubernetesRunner:
             # With the grace that the pod itself asks for.
             self.view.kube.delete(POD, name, namespace, uid=current["metadata"]["uid"])
 
+    def _end_application(self, pod: Object, end: End) -> None:
+        """Ends what has no pod yet. The operator's own admission may be away: no matter."""
+        name, namespace = str(application_name(pod)), pod["metadata"]["namespace"]
+        self.view.note(ended(pod, end))
+        note = {"metadata": {"annotations": {labels.END: end.to_json()}}}
+        with suppress(ClusterError):
+            self.view.kube.patch(SPARK_APPLICATION, name, note, namespace)
+        self.view.kube.delete(SPARK_APPLICATION, name, namespace, uid=pod["metadata"]["uid"])
+
     def _pods(self, attempt: str) -> list[Object]:
         run = labels.run_label(attempt.rpartition(".")[0])
         return [pod for pod in self.view.pods(run) if attempt_of(pod) == attempt]
 
     def _list(self, label: str, value: str) -> list[Object]:
         """Asks the API server itself, where what another process has just done matters."""
-        listing = self.view.kube.list(POD, self.pool.namespace, labels=f"{label}={value}")
-        return listing.items
+        kube, namespace, chosen = self.view.kube, self.pool.namespace, f"{label}={value}"
+        pods = kube.list(POD, namespace, labels=f"{chosen},{OTHERS_LEFT_OUT}").items
+        if not self.pool.spark_operator:
+            return pods
+        known = {pod["metadata"]["name"] for pod in pods}
+        try:
+            applications = kube.list(SPARK_APPLICATION, namespace, labels=chosen).items
+        except MissingKindError:
+            return pods
+        stand_ins = [dict(stand_in(application)) for application in applications]
+        return [*pods, *(pod for pod in stand_ins if pod["metadata"]["name"] not in known)]
 
     def _note_version(self, run: str) -> None:
         label = labels.run_label(run)

@@ -21,7 +21,7 @@ from typing import Any
 from piecework import clock
 from piecework.clock import Clock
 from piecework.config import Settings
-from piecework.engines.engine import Launch, launch
+from piecework.engines.engine import launch
 from piecework.errors import RunnerError
 from piecework.ledger.events import Event, Kind, Outcome
 from piecework.machines import host, lock
@@ -29,6 +29,7 @@ from piecework.plan.plan import Host
 from piecework.runners import detach, log
 from piecework.runners.folder import AttemptFolder, Order, folder_of, folders_of_run
 from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner
+from piecework.spec.data import load_data
 from piecework.spec.pool import Pool, load_pools
 from piecework.units import Memory, format_cpu
 
@@ -164,7 +165,7 @@ def make_order(request: AttemptRequest, settings: Settings, now: datetime) -> Or
         timeout_seconds=plan.timeout.total_seconds(),
         deadline_at=clock.to_text(deadline) if job.on_deadline == "cancel" else None,
         owner=asdict(request.owner),
-        launch=_launch(request).to_json(),
+        launch=_launch(request, settings),
         environ=_environ(request, folder),
         host_cpus=host_cpus,
         host_memory_bytes=host_memory,
@@ -230,8 +231,10 @@ def _limits(pool: Pool) -> tuple[int | None, int | None]:
     return cpus, pool.memory.bytes if pool.memory is not None else None
 
 
-def _launch(request: AttemptRequest) -> Launch:
-    return launch(request.plan, request.code)
+def _launch(request: AttemptRequest, settings: Settings) -> dict[str, Any]:
+    start = launch(request.plan, request.code).to_json()
+    data = load_data(settings).order(on_cluster=False)
+    return {**start, "data": data} if data else start
 
 
 def _queued(request: AttemptRequest) -> dict[str, Any]:
