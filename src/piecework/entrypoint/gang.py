@@ -31,7 +31,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -297,7 +297,14 @@ class Head:
         return f"machine{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
 
 
-def join(gang: Gang, offers: Mapping[str, Any]) -> tuple[Line, Mapping[str, Any]]:
+def connect(gang: Gang) -> socket.socket:
+    """A connection to the head, if it is there: its name is looked up each time."""
+    return socket.create_connection((gang.head, gang.port), timeout=5)
+
+
+def join(
+    gang: Gang, offers: Mapping[str, Any], connect: Callable[[Gang], socket.socket] = connect
+) -> tuple[Line, Mapping[str, Any]]:
     """Waits until the head is there and ready; returns the line to it and what it handed out.
 
     As long as it takes: the attempt has its own time limit, and the keeper ends a gang whose head
@@ -307,13 +314,14 @@ def join(gang: Gang, offers: Mapping[str, Any]) -> tuple[Line, Mapping[str, Any]
     say(f"machine {gang.index} of {gang.count}: looks for the first, {gang.head}:{gang.port}")
     while True:
         try:
-            line = Line(socket.create_connection((gang.head, gang.port), timeout=5))
+            line = Line(connect(gang))
             line.send({"token": gang.token, "index": gang.index, "offers": dict(offers)})
             answer = line.receive()
         except OSError as error:
             why = str(error)
         else:
             if answer is None:
+                line.close()
                 raise GangError("the first machine of the gang was lost before it was ready")
             if "join" in answer:
                 say(f"machine {gang.index} of {gang.count}: has joined")
