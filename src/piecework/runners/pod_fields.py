@@ -23,6 +23,11 @@ _NAMED_CONTAINER = "kubectl.kubernetes.io/default-container"
 _LONGEST_MESSAGE = 400
 
 
+def is_follower(pod: Object) -> bool:
+    """Whether an engine made it for its attempt; see labels.ROLE."""
+    return bool(pod["metadata"].get("labels", {}).get(labels.ROLE) == labels.FOLLOWER)
+
+
 def deleted_at(pod: Object) -> datetime | None:
     """When somebody asked for its deletion: the API server writes when its grace will be over."""
     metadata = pod["metadata"]

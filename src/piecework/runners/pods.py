@@ -11,7 +11,7 @@ which somebody ended its pod, nobody can tell which came first, and it counts as
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +28,7 @@ from piecework.runners.pod_fields import (
     disrupted_at,
     image_of,
     index_of,
+    is_follower,
     knew_of_deletion,
     last_transition,
     launcher_message,
@@ -227,11 +228,12 @@ def waiting_of(pod: Object) -> tuple[str, datetime | None]:
 
 
 def attempt_status(pods: Sequence[Object], now: datetime) -> AttemptStatus:
-    """How the attempt is that these pods make up, one or a gang; `pods` must not be empty.
+    """How the attempt is that these pods make up, one or a gang; some must be its own.
 
-    It has ended when all have, and as the first of them did that did not succeed.
+    It has ended when all have: as its head did, of a gang that has one, and else as the first of
+    them did that did not succeed. What its engine made says nothing about it.
     """
-    ordered = sorted(pods, key=index_of)
+    ordered = sorted(own_pods(pods), key=index_of)
     first = ordered[0]
     request = read_request(first)
     phases = [phase_of(pod) for pod in ordered]
@@ -254,7 +256,7 @@ def attempt_status(pods: Sequence[Object], now: datetime) -> AttemptStatus:
         machines=tuple(pod["spec"]["nodeName"] for pod in ordered if pod["spec"].get("nodeName")),
         queued_at=queued_at(first),
         started_at=min(filter(None, map(started_at, ordered)), default=None),
-        ended_at=max(filter(None, map(ended_at, ordered)), default=None) if over else None,
+        ended_at=_ended_at(ordered) if over else None,
         outcome=ending.outcome if ending else None,
         cause=ending.cause if ending else None,
         exit_code=ending.exit_code if ending else None,
@@ -274,11 +276,33 @@ def attempt_of(pod: Object) -> str:
     return name
 
 
-def _decisive(pods: Sequence[Object]) -> Object:
-    """Whose ending is the attempt's: the first that failed by itself, else the first that failed.
+def own_pods(pods: Iterable[Object]) -> list[Object]:
+    """The pods that whoever submits an attempt makes: without those that its engine makes."""
+    return [pod for pod in pods if not is_follower(pod)]
 
-    A gang of which one is gone is ended by others, with END; that is not why.
+
+def _head(pods: Sequence[Object]) -> Object | None:
+    """Of a gang's pods, the one that decides for all, where it is among them."""
+    request = read_request(pods[0])
+    return pods[0] if request.get("led") is True and index_of(pods[0]) == 0 else None
+
+
+def _ended_at(pods: Sequence[Object]) -> datetime | None:
+    head = _head(pods)
+    if head is not None:
+        return ended_at(head)
+    return max(filter(None, map(ended_at, pods)), default=None)
+
+
+def _decisive(pods: Sequence[Object]) -> Object:
+    """Whose ending is the attempt's: the head's, where there is one.
+
+    Else that of the first that failed by itself, else of the first that failed. A gang of which
+    one is gone is ended by others, with END; that is not why.
     """
+    head = _head(pods)
+    if head is not None:
+        return head
 
     def order(pod: Object) -> tuple[bool, datetime, int]:
         return end_of(pod) is not None, ended_at(pod) or _NEVER, index_of(pod)

@@ -19,7 +19,7 @@ DELETED = "its pod was deleted by somebody"
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """Opens the gates of all pods of an attempt. `handed` are the machines that it takes over.
+    """Opens the gates of all own pods of an attempt. `handed` are the machines that it takes over.
 
     `told` is what it waits for from now on, where a machine has to be bought.
     """
@@ -30,11 +30,33 @@ class Admit:
     told: str | None = None
     kind = "admit"
 
+    @property
+    def pods(self) -> tuple[PodSeen, ...]:
+        """The pods whose gates it opens."""
+        return self.attempt.own
+
     def __str__(self) -> str:
         if not self.handed:
             return f"admit {self.attempt.id}: a machine is to be bought for it"
         names = ", ".join(machine.id for machine in self.handed)
         return f"admit {self.attempt.id}: it takes over {names}"
+
+
+@dataclass(frozen=True, slots=True)
+class AdmitFollowers:
+    """Opens the gates of pods that an attempt's engine has made. `handed`: see Admit."""
+
+    attempt: AttemptSeen
+    pods: tuple[PodSeen, ...]
+    at: datetime
+    handed: tuple[MachineSeen, ...] = ()
+    told = None
+    kind = "admit-followers"
+
+    def __str__(self) -> str:
+        names = ", ".join(machine.id for machine in self.handed)
+        over = f"; it takes over {names}" if names else ""
+        return f"admit {len(self.pods)} more pods of {self.attempt.id}{over}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +77,7 @@ class TellWaiting:
 class EndAttempt:
     """Ends an attempt's pods: writes why, unless that is written, and deletes them.
 
+    `only`: it ends these of its pods, and goes on without them, or is over already.
     `force`: nobody is there to end them; their objects are all that is left.
     """
 
@@ -63,9 +86,18 @@ class EndAttempt:
     cause: str
     at: datetime
     force: bool = False
+    only: tuple[PodSeen, ...] = ()
     kind = "end"
 
+    @property
+    def pods(self) -> tuple[PodSeen, ...]:
+        """The pods that it ends."""
+        return self.only or self.attempt.pods
+
     def __str__(self) -> str:
+        if self.only:
+            names = ", ".join(pod.key[1] for pod in self.only)
+            return f"end {names} of {self.attempt.id}: {self.cause}"
         return f"end {self.attempt.id} ({self.outcome}): {self.cause}"
 
 
@@ -177,6 +209,7 @@ class ForgetMachine:
 
 Action = (
     Admit
+    | AdmitFollowers
     | TellWaiting
     | EndAttempt
     | NoteDeletion

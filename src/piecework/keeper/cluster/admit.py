@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from piecework.keeper.cluster.actions import Action, Admit, Release, TellWaiting
+from piecework.keeper.cluster.followers import admit_followers
 from piecework.keeper.cluster.queue import Held, Taken, count_taken, fits
 from piecework.keeper.cluster.snapshot import AttemptSeen, Request, Snapshot
 from piecework.keeper.cluster.wording import describe_purchase
@@ -46,6 +47,9 @@ def admit(
     """
     state = _Round(snapshot, count_taken(snapshot, leaving))
     left = [attempt for name, attempt in snapshot.attempts.items() if name not in ending]
+    for attempt in left:
+        if attempt.followers:
+            state.actions += admit_followers(snapshot, state.taken, attempt)
     for attempt in in_order(left):
         pool = snapshot.pools.get(attempt.first.pool)
         if pool is None:
@@ -64,8 +68,7 @@ def in_order(attempts: Iterable[AttemptSeen]) -> list[AttemptSeen]:
     waiting = [
         attempt
         for attempt in attempts
-        if attempt.end is None
-        and any(pod.gated and pod.deleting_at is None for pod in attempt.pods)
+        if attempt.end is None and any(pod.gated and pod.deleting_at is None for pod in attempt.own)
     ]
     return sorted(waiting, key=_turn)
 
@@ -88,11 +91,11 @@ def _consider(state: _Round, attempt: AttemptSeen, pool: Pool) -> str | None:
         return f"{state.blocked[pool.name]}; {_place(state.behind[pool.name])}"
     handed = [m for m in state.taken.idle.get(pool.name, ()) if fits(attempt, m)]
     handed = sorted(handed, key=lambda m: _preference(state.snapshot, attempt, m))
-    handed = handed[: attempt.count]
-    buys = attempt.count - len(handed)
+    handed = handed[: attempt.machines]
+    buys = attempt.machines - len(handed)
     team = state.snapshot.teams.get(request.team or "")
     if team is not None:
-        full = _beyond_team(team, state.taken.team(team.name), request, attempt.count)
+        full = _beyond_team(team, state.taken.team(team.name), request, attempt.machines)
         if full is not None:
             return full
     full = _beyond_pool(pool, state.taken.pool(pool.name), request, buys)
@@ -104,22 +107,23 @@ def _consider(state: _Round, attempt: AttemptSeen, pool: Pool) -> str | None:
     state.taken.take_idle(handed)
     state.taken.pool(pool.name).add(buys, request.usd_per_hour)
     if request.team:
-        state.taken.team(request.team).add(attempt.count, request.usd_per_hour)
-    told = describe_purchase(pool.provider, request.instance_type) if buys else None
+        state.taken.team(request.team).add(attempt.machines, request.usd_per_hour)
+    waits = len(handed) < attempt.count
+    told = describe_purchase(pool.provider, request.instance_type) if waits else None
     state.actions.append(Admit(attempt, state.snapshot.now, tuple(handed), told))
     return None
 
 
 def _waits_alone(attempt: AttemptSeen, request: Request, pool: Pool) -> str | None:
     """Why it waits, where that holds nobody else up."""
-    queue = next((pod.kueue for pod in attempt.pods if pod.kueue is not None), None)
+    queue = next((pod.kueue for pod in attempt.own if pod.kueue is not None), None)
     if queue is not None:
         return f"waiting for Kueue's queue {queue}"
-    if len(attempt.pods) < attempt.count:
-        return f"{len(attempt.pods)} of the {attempt.count} pods of its gang are there"
-    if pool.max_machines is not None and attempt.count > pool.max_machines:
+    if len(attempt.own) < attempt.count:
+        return f"{len(attempt.own)} of the {attempt.count} pods of its gang are there"
+    if pool.max_machines is not None and attempt.machines > pool.max_machines:
         return (
-            f"it needs {attempt.count} machines, and pool {pool.name} may have "
+            f"it needs {attempt.machines} machines, and pool {pool.name} may have "
             f"{pool.max_machines} at a time"
         )
     most = pool.max_usd_per_hour
@@ -130,10 +134,11 @@ def _waits_alone(attempt: AttemptSeen, request: Request, pool: Pool) -> str | No
             f"the price of {request.instance_type or 'its machine'} is unknown, and pool "
             f"{pool.name} has a limit on money per hour; state it in the pool's `prices`"
         )
-    if attempt.count * request.usd_per_hour > most:
+    cost = attempt.machines * request.usd_per_hour
+    if cost > most:
         return (
-            f"its machines cost {_usd(attempt.count * request.usd_per_hour)} USD per hour, and "
-            f"pool {pool.name} may cost {_usd(most)}"
+            f"its machines cost {_usd(cost)} USD per hour, and pool {pool.name} may cost "
+            f"{_usd(most)}"
         )
     return None
 

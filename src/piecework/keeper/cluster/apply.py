@@ -20,6 +20,7 @@ from piecework.errors import PieceworkError
 from piecework.keeper.cluster.actions import (
     Action,
     Admit,
+    AdmitFollowers,
     EndAttempt,
     ForgetMachine,
     GiveBack,
@@ -123,7 +124,7 @@ class Executor:
 
     def _do(self, action: Action) -> tuple[list[Object], list[Object]]:
         match action:
-            case Admit():
+            case Admit() | AdmitFollowers():
                 return self._admit(action)
             case EndAttempt():
                 return self._end(action), []
@@ -158,7 +159,7 @@ class Executor:
     ) -> Provider:
         return self.providers[action.machine.pool]
 
-    def _admit(self, action: Admit) -> tuple[list[Object], list[Object]]:
+    def _admit(self, action: Admit | AdmitFollowers) -> tuple[list[Object], list[Object]]:
         """Hands machines over, then opens the gates, each with the time of its admission."""
         nodes = []
         for machine in action.handed:
@@ -170,7 +171,7 @@ class Executor:
                 nodes.append(node)
         pods = []
         names = [machine.id for machine in action.handed]
-        for index, pod in enumerate(action.attempt.pods):
+        for index, pod in enumerate(action.pods):
             if pod.gated:
                 machine_name = names[index] if index < len(names) else None
                 told = action.told if pod is action.attempt.first else None
@@ -203,7 +204,7 @@ class Executor:
     def _end(self, action: EndAttempt) -> list[Object]:
         changed = []
         end = End(action.outcome, action.cause, action.at).to_json()
-        for pod in action.attempt.pods:
+        for pod in action.pods:
             if not pod.is_live:
                 continue
             if pod.end is None:
@@ -284,7 +285,7 @@ def release_pod(kube: Kube, name: str, namespace: str, uid: str | None = None) -
 
 def _subject(action: Action) -> str:
     match action:
-        case Admit() | EndAttempt():
+        case Admit() | AdmitFollowers() | EndAttempt():
             return action.attempt.id
         case TellWaiting() | NoteDeletion() | MarkRecorded() | RemovePod():
             return action.pod.attempt

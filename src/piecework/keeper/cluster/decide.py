@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from piecework.keeper.cluster.actions import Action, Admit, EndAttempt, GiveBack, Release
+from piecework.keeper.cluster.actions import (
+    Action,
+    Admit,
+    AdmitFollowers,
+    EndAttempt,
+    GiveBack,
+    Release,
+)
 from piecework.keeper.cluster.admit import admit
 from piecework.keeper.cluster.finish import finish, note_deletions, stamp
 from piecework.keeper.cluster.give_back import give_back
@@ -21,9 +28,9 @@ def decide(snapshot: Snapshot, recorded: Collection[str] = frozenset()) -> list[
     """What is to be done now. `recorded`: attempts and machines whose end is in the ledger."""
     ended = [action for finding in find_orphans(snapshot) for action in finding.actions]
     leaving = {a.machine.id for a in ended if isinstance(a, Release | GiveBack)}
-    ending = {a.attempt.id for a in ended if isinstance(a, EndAttempt)}
+    ending = {a.attempt.id for a in ended if isinstance(a, EndAttempt) and not a.only}
     admitted = admit(snapshot, ending, leaving)
-    handed = {m.id for a in admitted if isinstance(a, Admit) for m in a.handed}
+    handed = {m.id for a in admitted if isinstance(a, Admit | AdmitFollowers) for m in a.handed}
     returned = {a.machine.id for a in admitted if isinstance(a, Release)}
     return [
         *note_deletions(snapshot),

@@ -35,8 +35,14 @@ def finish(snapshot: Snapshot, recorded: Collection[str]) -> list[Action]:
     actions: list[Action] = []
     for attempt in snapshot.attempts.values():
         if attempt.id in recorded:
-            for pod in attempt.pods:
+            for pod in attempt.own:
                 actions += _finish_pod(snapshot, attempt, pod)
+        if attempt.followers and not attempt.is_live:
+            actions += [
+                RemovePod(pod, "its run has ended")
+                for pod in attempt.followers
+                if pod.over is not None and (pod.held or pod.deleting_at is None)
+            ]
     for machine in snapshot.machines.values():
         if machine.gone_at is not None and machine.id in recorded:
             actions.append(ForgetMachine(machine))

@@ -28,6 +28,10 @@ AUTOSCALER = timedelta(seconds=10)
 PAUSE = timedelta(seconds=1)
 #: How long a log may be read after its pod's end, before its machine goes.
 LOG = timedelta(seconds=10)
+#: How long a run that may have more pods gets to make the first of them, from its start, and to
+#: make others in the place of those that have ended.
+FIRST_FOLLOWERS = timedelta(seconds=30)
+NEXT_FOLLOWERS = timedelta(seconds=10)
 #: How long a machine is left alone that nobody was seen to use: its pod may just be bound.
 SETTLED = timedelta(seconds=3)
 
@@ -77,6 +81,9 @@ def release_at(snapshot: Snapshot, machine: MachineSeen) -> datetime | None:
             at = max(at, pod.over + LOG)
     if ended is None:
         at = max(at, (machine.ready_at or machine.launched_at) + SETTLED)
+    wanted = _wanted_until(snapshot, machine, ended)
+    if wanted is not None:
+        at = max(at, wanted)
     if machine.provider == "asg":
         # The autoscaler does it by itself; this is for when it does not.
         at = max(at, (ended or machine.ready_at or machine.launched_at) + AUTOSCALER)
@@ -104,6 +111,21 @@ def _is_awaited(snapshot: Snapshot, machine: MachineSeen) -> bool:
     )  # fmt: skip
 
 
+def _wanted_until(
+    snapshot: Snapshot, machine: MachineSeen, ended: datetime | None
+) -> datetime | None:
+    """How long the run that has the machine may still make pods for it; None where it will not."""
+    runs = {snapshot.run_of(machine), *(pod.run for pod in _ended_pods(snapshot, machine))}
+    for attempt in snapshot.growing.get(machine.pool, ()):
+        if attempt.first.run not in runs:
+            continue
+        if attempt.followers:
+            since = ended or machine.ready_at or machine.launched_at or snapshot.now
+            return since + NEXT_FOLLOWERS
+        return (attempt.first.started_at or snapshot.now) + FIRST_FOLLOWERS
+    return None
+
+
 def _ended_pods(snapshot: Snapshot, machine: MachineSeen) -> tuple[PodSeen, ...]:
     return () if machine.node is None else snapshot.ended_on.get(machine.node, ())
 
@@ -116,7 +138,7 @@ def _ended_at(snapshot: Snapshot, machine: MachineSeen) -> datetime | None:
 
 
 def _log_is_read(snapshot: Snapshot, pod: PodSeen) -> bool:
-    if pod.seen or pod.uid in snapshot.logs or pod.started_at is None:
+    if pod.follower or pod.seen or pod.uid in snapshot.logs or pod.started_at is None:
         return True
     if pod.attempt in snapshot.owners_over:
         return True  # nobody waits for it any more

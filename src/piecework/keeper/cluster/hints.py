@@ -53,7 +53,9 @@ class Hints(threading.Thread):
         wanted: dict[str, PodKey] = {}
         for pods in snapshot.unbound.values():
             for pod in pods:
-                if pod.admitted_at is not None and snapshot.now - pod.admitted_at > PATIENCE:
+                if pod.follower or pod.admitted_at is None:
+                    continue
+                if snapshot.now - pod.admitted_at > PATIENCE:
                     wanted.setdefault(pod.attempt, pod.key)
         self._wanted = wanted
 

@@ -47,7 +47,7 @@ class Logs:
         """Begins to copy what has ended, and forgets what is gone."""
         there: set[str] = set()
         for attempt in snapshot.attempts.values():
-            for pod in attempt.pods:
+            for pod in attempt.own:
                 there.add(pod.uid)
                 wanted = pod.over is not None and pod.started_at is not None and not pod.recorded
                 if wanted and pod.uid not in self._begun:

@@ -13,7 +13,9 @@ from datetime import timedelta
 
 from piecework import clock
 from piecework.keeper.cluster.actions import Action, EndAttempt, GiveBack, Release
-from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen, Snapshot
+from piecework.keeper.cluster.lost import is_out_of_reach, why_lost
+from piecework.keeper.cluster.parts import end_parts
+from piecework.keeper.cluster.snapshot import AttemptSeen, Snapshot
 from piecework.ledger.events import Outcome
 from piecework.machines.provider import NEVER_JOINED, MachineSeen
 from piecework.spec.pool import Pool
@@ -36,11 +38,12 @@ class Finding:
 
 def find_orphans(snapshot: Snapshot) -> list[Finding]:
     """Everything that has no living purpose, each thing once."""
-    found = [
-        finding
-        for attempt in snapshot.attempts.values()
-        if attempt.is_live and (finding := _judge_attempt(snapshot, attempt)) is not None
-    ]
+    found: list[Finding] = []
+    for attempt in snapshot.attempts.values():
+        if not (attempt.is_live or any(pod.is_live for pod in attempt.followers)):
+            continue
+        whole = _judge_attempt(snapshot, attempt) if attempt.is_live else None
+        found += _judge_parts(snapshot, attempt) if whole is None else [whole]
     found += [
         finding
         for machine in snapshot.machines.values()
@@ -56,33 +59,20 @@ def _judge_attempt(snapshot: Snapshot, attempt: AttemptSeen) -> Finding | None:
         return None
     lost = _find_lost(snapshot, attempt, pool)
     if lost is not None:
-        started = any(pod.started_at for pod in attempt.pods)
+        started = any(pod.started_at for pod in attempt.own)
         outcome = Outcome.INTERRUPTED if started else Outcome.NEVER_STARTED
         return _end(snapshot, attempt, outcome, lost, force=True)
-    for pod in attempt.pods:
+    for pod in attempt.vital:
         if pod.end is not None and pod.is_live and pod.deleting_at is None:
             # Whoever wrote that died before the deletion.
             return _end(snapshot, attempt, pod.end.outcome, pod.end.cause)
-    if attempt.end is not None and any(_is_out_of_reach(snapshot, pod) for pod in attempt.pods):
+    if attempt.end is not None and any(is_out_of_reach(snapshot, pod) for pod in attempt.own):
         return _end(snapshot, attempt, attempt.end.outcome, attempt.end.cause, force=True)
-    if all(pod.deleting_at is not None or not pod.is_live for pod in attempt.pods):
+    if all(pod.deleting_at is not None or not pod.is_live for pod in attempt.own):
         return None
     for outcome, cause in _reasons(snapshot, attempt, pool):
         return _end(snapshot, attempt, outcome, cause)
     return None
-
-
-def _is_out_of_reach(snapshot: Snapshot, pod: PodSeen) -> bool:
-    """Whether it is to end on a machine whose kubelet has never spoken: nobody will end it there.
-
-    Nothing of it can be running, either.
-    """
-    if not pod.is_live or pod.deleting_at is None or pod.node is None:
-        return False
-    node, machine = snapshot.nodes.get(pod.node), snapshot.machine_on.get(pod.node)
-    if node is None or machine is None or pod.sandbox_at or pod.started_at:
-        return False
-    return machine.ready_at is None and node.ready_at is None and not node.speaks
 
 
 def _reasons(snapshot: Snapshot, attempt: AttemptSeen, pool: Pool) -> Iterator[tuple[Outcome, str]]:
@@ -114,20 +104,29 @@ def _never_started(
 ) -> Iterator[tuple[Outcome, str]]:
     """Limits on waiting for a machine, and on pulling an image."""
     now, admitted = snapshot.now, attempt.admitted_at
-    waits = any(pod.is_live and pod.node is None for pod in attempt.pods)
+    waits = any(pod.is_live and pod.node is None for pod in attempt.vital)
+    limit = format_duration(pool.start_timeout)
     if admitted is not None and waits and now - admitted > pool.start_timeout:
         why = attempt.first.waiting.reason if attempt.first.waiting else "no machine came"
-        limit = format_duration(pool.start_timeout)
         yield Outcome.NEVER_STARTED, f"it got no machine within {limit} of its admission: {why}"
-    for pod in attempt.pods:
+    inside = [pod for pod in attempt.followers if pod.is_live and pod.admitted_at is not None]
+    since = min((pod.admitted_at for pod in inside if pod.admitted_at), default=now)
+    if all(pod.node is None for pod in inside) and now - since > pool.start_timeout:
+        yield Outcome.NEVER_STARTED, f"none of the pods that it made got a machine within {limit}"
+    for pod in attempt.vital:
         if pod.pull_problem and pod.bound_at and now - pod.bound_at > pool.pull_timeout:
             limit = format_duration(pool.pull_timeout)
             yield Outcome.NEVER_STARTED, f"it did not start within {limit}: {pod.pull_problem}"
 
 
 def _broken_gang(attempt: AttemptSeen) -> Iterator[tuple[Outcome, str]]:
-    """A gang of which one has failed is of no use any more."""
-    for pod in attempt.pods:
+    """A gang of which one has failed is of no use any more; once its head runs, the head decides.
+
+    What becomes of the workers when it has succeeded, see `end_parts`.
+    """
+    if attempt.request is not None and attempt.request.led and attempt.head is None:
+        yield Outcome.INTERRUPTED, "the head of its gang is gone"
+    for pod in attempt.vital:
         phase = pod.raw.get("status", {}).get("phase")
         if not pod.is_live and phase != "Succeeded":
             yield Outcome.INTERRUPTED, f"pod {pod.key[1]} of its gang has ended"
@@ -135,35 +134,19 @@ def _broken_gang(attempt: AttemptSeen) -> Iterator[tuple[Outcome, str]]:
 
 def _lost_driver(snapshot: Snapshot, attempt: AttemptSeen) -> str | None:
     """An executor whose driver is over, or not there any more."""
-    for pod in attempt.pods:
-        if pod.role == "executor":
-            for name in pod.owner_pods:
-                driver = snapshot.pods.get((pod.key[0], name))
-                if driver is None or not driver.is_live:
-                    return f"its driver, pod {name}, is over"
+    for pod in attempt.own:
+        for name in pod.drivers:
+            driver = snapshot.pods.get((pod.key[0], name))
+            if driver is None or not driver.is_live:
+                return f"its driver, pod {name}, is over"
     return None
 
 
 def _find_lost(snapshot: Snapshot, attempt: AttemptSeen, pool: Pool) -> str | None:
-    """Why the machine of one of its pods cannot be running it any more."""
-    for pod in attempt.pods:
-        if not pod.is_live or pod.node is None:
-            continue
-        node, machine = snapshot.nodes.get(pod.node), snapshot.machine_on.get(pod.node)
-        if node is None:
-            if machine is not None and machine.gone_at is not None:
-                return f"its machine {machine.id} is gone"
-            continue
-        # One that still boots has not spoken yet; one that says that it is not ready lives.
-        unseen = machine is not None and machine.ready_at is None and pod.started_at is None
-        boots = unseen or node.speaks
-        patience = pool.join_timeout if boots else pool.lost_after
-        if snapshot.silence_of(node) > patience:
-            limit = format_duration(patience)
-            if boots:
-                return f"its machine {node.name} was not ready within {limit}"
-            return f"its machine {node.name} has not answered for {limit}"
-    return None
+    """Why the machine of a pod that it cannot lose is not running it any more."""
+    return next(
+        (lost for pod in attempt.vital if (lost := why_lost(snapshot, pod, pool)) is not None), None
+    )
 
 
 def _end(
@@ -174,6 +157,18 @@ def _end(
         outcome, cause = end.outcome, end.cause
     action = EndAttempt(attempt, outcome, cause, snapshot.now, force)
     return Finding(attempt.id, cause, (action,))
+
+
+def _judge_parts(snapshot: Snapshot, attempt: AttemptSeen) -> list[Finding]:
+    """Pods that end alone; see `end_parts`."""
+    pool = snapshot.pools.get(attempt.first.pool)
+    if pool is None:
+        return []
+    return [
+        Finding(pod.key[1], end.cause, (end,))
+        for end in end_parts(snapshot, attempt, pool)
+        for pod in end.pods[:1]
+    ]
 
 
 def _judge_machine(snapshot: Snapshot, machine: MachineSeen) -> Finding | None:

@@ -41,7 +41,7 @@ def explain(snapshot: Snapshot) -> list[TellWaiting]:
 def _reason(
     snapshot: Snapshot, attempt: AttemptSeen, by_run: dict[str, list[MachineSeen]]
 ) -> str | None:
-    for pod in attempt.pods:
+    for pod in attempt.own:
         if pod.pull_problem and pod.started_at is None:
             return pod.pull_problem
         if pod.is_live and pod.node is None and pod.deleting_at is None:

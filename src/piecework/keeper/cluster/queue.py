@@ -3,6 +3,9 @@
 Pure. Enters: a snapshot. Leaves: for each pool how many machines it has or has been promised, what
 they cost per hour, and which of them are idle and could be handed over; for each team the same of
 what its runs hold. Admission adds to it what it admits, so that a tick never admits too much.
+
+A run whose engine asks for machines while it runs has been promised all of them at its admission:
+those that it does not hold yet count as if it did, and idle ones of its own are nobody else's.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ class Taken:
     pools: dict[str, Held] = field(default_factory=dict)
     teams: dict[str, Held] = field(default_factory=dict)
     idle: dict[str, list[MachineSeen]] = field(default_factory=dict)
+    #: Machines without a pod that are kept for the followers of an attempt, by the attempt's id.
+    kept: dict[str, list[MachineSeen]] = field(default_factory=dict)
 
     def pool(self, name: str) -> Held:
         return self.pools.setdefault(name, Held())
@@ -60,12 +65,16 @@ def count_taken(snapshot: Snapshot, leaving: Collection[str] = ()) -> Taken:
         taken.pool(machine.pool).add(1, snapshot.prices.get(machine.id))
     for attempt in snapshot.attempts.values():
         request = attempt.request
-        for pod in attempt.pods:
-            if pod.is_live and not pod.gated and request is not None and request.team:
-                taken.team(request.team).add(1, request.usd_per_hour)
+        if request is not None and request.team:
+            taken.team(request.team).add(_held_by(attempt), request.usd_per_hour)
     for name, pool in snapshot.pools.items():
         free = [m for m in alive if m.pool == name and is_free(snapshot, m)]
-        waiting = [p for pods in snapshot.unbound.values() for p in pods if p.pool == name]
+        waiting = [
+            pod
+            for pods in snapshot.unbound.values()
+            for pod in pods
+            if pod.pool == name and not pod.follower
+        ]
         if pool.provider == "karpenter":
             idle, promised = _match_by_run(snapshot, free, waiting)
         else:
@@ -73,9 +82,42 @@ def count_taken(snapshot: Snapshot, leaving: Collection[str] = ()) -> Taken:
         for pod in promised:
             price = None if pod.request is None else pod.request.usd_per_hour
             taken.pool(name).add(1, price)
+        for attempt in snapshot.growing.get(name, ()):
+            idle = _keep_for(snapshot, taken, attempt, idle)
         usable = [m for m in idle if is_usable(snapshot, m) and m.id not in leaving]
         taken.idle[name] = usable
     return taken
+
+
+def _held_by(attempt: AttemptSeen) -> int:
+    """How many machines an attempt has been given or promised."""
+    own = sum(pod.is_live and not pod.gated for pod in attempt.own)
+    return own + attempt.machines - attempt.count if own else 0
+
+
+def _keep_for(
+    snapshot: Snapshot, taken: Taken, attempt: AttemptSeen, idle: list[MachineSeen]
+) -> list[MachineSeen]:
+    """Keeps idle machines for an attempt's followers, and counts those that it may still get.
+
+    Returns what is left. Those of Karpenter are its run's already, or are handed over to it later.
+    """
+    nodes = {pod.node for pod in attempt.pods if pod.is_live and pod.node is not None}
+    coming = sum(pod.is_live and pod.node is None for pod in attempt.own)
+    missing = max(0, attempt.machines - len(nodes) - coming)
+    own = [
+        machine
+        for machine in idle
+        if (
+            snapshot.run_of(machine) == attempt.first.run
+            if machine.provider == "karpenter"
+            else fits(attempt, machine)
+        )
+    ][:missing]
+    taken.kept[attempt.id] = own
+    price = None if attempt.request is None else attempt.request.usd_per_hour
+    taken.pool(attempt.first.pool).add(missing - len(own), price)
+    return [machine for machine in idle if machine not in own] if own else idle
 
 
 def is_free(snapshot: Snapshot, machine: MachineSeen) -> bool:

@@ -71,7 +71,8 @@ def close_vanished(found: Timeline, snapshot: Snapshot, pools: Collection[str]) 
             events.append(_event(machine.id, Kind.MACHINE_GONE, now, cause=cause))
     for attempt in found.attempts.values():
         is_open = attempt.pool in pools and attempt.ended_at is None
-        if is_open and attempt.id not in snapshot.attempts:
+        seen = snapshot.attempts.get(attempt.id)
+        if is_open and (seen is None or not seen.own):
             ended = _event(
                 attempt.id,
                 Kind.ATTEMPT_ENDED,

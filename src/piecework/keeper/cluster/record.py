@@ -9,9 +9,9 @@ whole seconds; so is what is billed.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen
 from piecework.ledger.charges import RULES
@@ -24,6 +24,8 @@ from piecework.spec.pool import Pool
 SOURCE = "keeper"
 #: How long it may take to find out for which attempt a machine was bought.
 _BUYER_KNOWN_AFTER = timedelta(seconds=10)
+#: A machine, and the pods of an attempt that were bound to it.
+_OnMachine = tuple[MachineSeen, Sequence[PodSeen]]
 #: What the event attempt.queued takes from a pod's request as it is.
 _ASKED = (
     "run", "job", "pipeline", "pipeline_run", "team", "engine", "pool", "priority", "cpu",
@@ -37,12 +39,22 @@ def events_of_attempt(
 ) -> list[Event]:
     """All that is known to have happened to an attempt, and to machines because of it.
 
+    What happens to it are things that happen to its own pods; its followers only take machines.
+
     `machine_on` has the machines by the names of their nodes.
     """
-    occupied = [event for pod in attempt.pods for event in _occupied(pod, machine_on, now)]
+    there = _pods_by_machine(attempt, machine_on)
+    occupied = [event for pods in there.values() for event in _occupied(attempt, *pods, now=now)]
     if attempt.request is None:
         return occupied  # nobody known: what its machine costs is nobody's but an orphan's
-    return [*_waited(attempt, now), *_ran(attempt, machine_on, now), *occupied]
+    if not attempt.own:
+        return occupied  # told before; its followers are the last that is left of it
+    return [
+        *_waited(attempt, now),
+        *_ran(attempt, machine_on, now),
+        *_grown(attempt, there, now),
+        *occupied,
+    ]
 
 
 def events_of_machine(
@@ -148,7 +160,7 @@ def _waited(attempt: AttemptSeen, now: datetime) -> Iterator[Event]:
         asked = {name: request.raw.get(name) for name in _ASKED if name in request.raw}
         asked["attempt"] = request.number
         yield Event(SOURCE, attempt.id, Kind.ATTEMPT_QUEUED, 0, attempt.queued_at, now, asked)
-    for pod in attempt.pods:
+    for pod in attempt.own:
         if pod.waiting is not None:
             yield Event(
                 SOURCE,
@@ -167,7 +179,7 @@ def _ran(
     def said(kind: Kind, at: datetime, **data: Any) -> Event:
         return Event(SOURCE, attempt.id, kind, 0, at, now, data)
 
-    nodes = [pod.node for pod in attempt.pods if pod.node is not None]
+    nodes = [pod.node for pod in attempt.own if pod.node is not None]
     machines = [machine_on[node] for node in nodes if node in machine_on]
     complete = len(machines) == attempt.count
     admitted_at = attempt.admitted_at
@@ -180,13 +192,13 @@ def _ran(
             machines=[machine.id for machine in machines],
             instance_type=types[0] if types else planned,
         )
-    bound = [pod.bound_at for pod in attempt.pods if pod.bound_at is not None]
+    bound = [pod.bound_at for pod in attempt.own if pod.bound_at is not None]
     if bound and len(bound) == attempt.count:
         yield said(Kind.ATTEMPT_SCHEDULED, max(bound))
-    pulling = [pod.sandbox_at for pod in attempt.pods if pod.sandbox_at is not None]
+    pulling = [pod.sandbox_at for pod in attempt.own if pod.sandbox_at is not None]
     if pulling:
         yield said(Kind.ATTEMPT_PULLING, min(pulling))
-    started = [pod.started_at for pod in attempt.pods if pod.started_at is not None]
+    started = [pod.started_at for pod in attempt.own if pod.started_at is not None]
     if started:
         yield said(Kind.ATTEMPT_STARTED, min(started))
     if not attempt.is_live:
@@ -194,8 +206,8 @@ def _ran(
 
 
 def _ended(attempt: AttemptSeen, now: datetime) -> Event:
-    status = pod_facts.attempt_status([pod.raw for pod in attempt.pods], now)
-    over = max((pod.over for pod in attempt.pods if pod.over is not None), default=now)
+    status = pod_facts.attempt_status([pod.raw for pod in attempt.own], now)
+    over = max((pod.over for pod in attempt.own if pod.over is not None), default=now)
     data = {
         "outcome": None if status.outcome is None else str(status.outcome),
         "cause": status.cause,
@@ -207,25 +219,95 @@ def _ended(attempt: AttemptSeen, now: datetime) -> Event:
 
 
 def merge_use(uses: Iterable[Mapping[str, Any] | None]) -> dict[str, Any]:
-    """What all pods of an attempt used: times and bytes together, the highest of the peaks."""
+    """What all pods of an attempt used: times and bytes together, the highest of the peaks.
+
+    An engine tells of its whole cluster, as its head knows it: who knew it longest.
+    """
     known = [use for use in uses if use is not None]
     merged: dict[str, Any] = {}
     for name in ("cpu_seconds", "peak_memory_bytes", "read_bytes", "written_bytes"):
-        values = [use[name] for use in known if use.get(name) is not None]
+        values = [use[name] for use in known if _is_number(use.get(name))]
         together = max if name == "peak_memory_bytes" else sum
         merged[name] = together(values) if values else None
+    for name in ("spark", "dask"):
+        told: list[Mapping[str, Any]] = [
+            use[name] for use in known if isinstance(use.get(name), Mapping)
+        ]
+        if told:
+            longest = max(told, key=_wall_seconds)
+            merged[name] = dict(longest)
     return merged
 
 
-def _occupied(
-    pod: PodSeen, machine_on: Mapping[str, MachineSeen], now: datetime
-) -> Iterator[Event]:
-    machine = None if pod.node is None else machine_on.get(pod.node)
-    if machine is None or pod.bound_at is None:
+def _wall_seconds(told: Mapping[str, Any]) -> float:
+    seconds = told.get("wall_seconds")
+    return seconds if _is_number(seconds) else 0.0
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    """What a pod says in its last message may be anything."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**62
+
+
+def _grown(attempt: AttemptSeen, there: Mapping[str, _OnMachine], now: datetime) -> Iterator[Event]:
+    """Machines that it was given after its admission: where only followers are.
+
+    Each is an event of its own: which there will be is not known when the first is told.
+    """
+    if attempt.admitted_at is None:
         return
-    number = zlib.crc32(pod.attempt.encode())
-    data = {"attempt": pod.attempt}
-    yield Event(SOURCE, machine.id, Kind.MACHINE_OCCUPIED, number, pod.bound_at, now, data)
-    if pod.over is not None:
-        at = max(pod.over, pod.bound_at)
-        yield Event(SOURCE, machine.id, Kind.MACHINE_VACATED, number, at, now, data)
+    for machine, pods in there.values():
+        if all(pod.follower for pod in pods):
+            number = zlib.crc32(machine.id.encode())
+            data = {"machines": [machine.id]}
+            at = attempt.admitted_at
+            yield Event(SOURCE, attempt.id, Kind.ATTEMPT_ADMITTED, number, at, now, data)
+
+
+def _pods_by_machine(
+    attempt: AttemptSeen, machine_on: Mapping[str, MachineSeen]
+) -> dict[str, _OnMachine]:
+    """The attempt's machines, each with all of its pods that were ever bound there."""
+    found: dict[str, _OnMachine] = {}
+    for pod in attempt.pods:
+        machine = None if pod.node is None else machine_on.get(pod.node)
+        if machine is not None and pod.bound_at is not None:
+            _, before = found.get(machine.id, (machine, ()))
+            found[machine.id] = machine, (*before, pod)
+    return found
+
+
+def _occupied(
+    attempt: AttemptSeen, machine: MachineSeen, pods: Sequence[PodSeen], *, now: datetime
+) -> Iterator[Event]:
+    """A machine is the attempt's from its first pod there to its last, however many there were."""
+    number = zlib.crc32(attempt.id.encode())
+    data = {"attempt": attempt.id}
+    start = min(pod.bound_at for pod in pods if pod.bound_at is not None)
+    yield Event(SOURCE, machine.id, Kind.MACHINE_OCCUPIED, number, start, now, data)
+    end = _vacated_at(attempt, machine, pods)
+    if end is not None:
+        yield Event(SOURCE, machine.id, Kind.MACHINE_VACATED, number, max(start, end), now, data)
+
+
+def _vacated_at(
+    attempt: AttemptSeen, machine: MachineSeen, pods: Sequence[PodSeen]
+) -> datetime | None:
+    """When the attempt left the machine for good; None while it has not.
+
+    Where only followers were, its engine may put more of them while it lives, until the machine is
+    given back.
+    """
+    ends = [pod.over for pod in pods if pod.over is not None]
+    if len(ends) < len(pods):
+        return None
+    last = max(ends)
+    if not attempt.own or not all(pod.follower for pod in pods):
+        return last
+    own = [pod.over for pod in attempt.own if pod.over is not None]
+    final = [max(own)] if len(own) == len(attempt.own) else []
+    if machine.released_at is not None and _release_stands(machine):
+        final.append(machine.released_at)
+    if machine.gone_at is not None:
+        final.append(machine.gone_at)
+    return max(last, min(final)) if final else None

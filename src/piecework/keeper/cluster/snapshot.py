@@ -42,6 +42,13 @@ class Request:
     queued_at: datetime | None
     count: int
     index: int
+    #: Of a gang that works for the program of its first pod, its head, whose end is the attempt's.
+    led: bool
+    #: How many machines it may hold in all, with those that its followers need.
+    machines: int
+    #: How many followers fit on a machine of their own, and how many beside the attempt's head.
+    per_machine: int
+    beside_head: int
     instance_type: str | None
     alternatives: tuple[str, ...]
     usd_per_hour: Decimal | None
@@ -96,8 +103,10 @@ class PodSeen:
     over: datetime | None
     #: What the kubelet says about an image or a container that does not start.
     pull_problem: str | None
-    role: str | None
-    owner_pods: tuple[str, ...]
+    #: Made by its attempt's engine while that runs; see labels.ROLE.
+    follower: bool
+    #: The pods that it is an executor of, where Spark made it.
+    drivers: tuple[str, ...]
     raw: Object = field(repr=False, compare=False)
 
     @property
@@ -111,14 +120,40 @@ class PodSeen:
 
 @dataclass(frozen=True, slots=True)
 class AttemptSeen:
-    """The pods of one attempt that are there, by index."""
+    """The pods of one attempt that are there: its own by index, and those that its engine made.
+
+    Its own pods alone say whether it lives, and how it ended.
+    """
 
     id: str
-    pods: tuple[PodSeen, ...]
+    own: tuple[PodSeen, ...]
+    followers: tuple[PodSeen, ...] = ()
+
+    @property
+    def pods(self) -> tuple[PodSeen, ...]:
+        """All of them, its own first."""
+        return (*self.own, *self.followers) if self.followers else self.own
 
     @property
     def first(self) -> PodSeen:
-        return self.pods[0]
+        """Its own pod with the lowest index; a follower where none of its own is there any more."""
+        return (self.own or self.followers)[0]
+
+    @property
+    def head(self) -> PodSeen | None:
+        """The pod whose end is the attempt's, of a gang that has one, while it is there."""
+        request = self.own[0].request if self.own else None
+        return self.own[0] if request is not None and request.led and request.index == 0 else None
+
+    @property
+    def vital(self) -> tuple[PodSeen, ...]:
+        """The pods that it cannot lose: all of its own.
+
+        Of a gang with a head the head alone, once all have started: it copes with the rest.
+        """
+        head = self.head
+        complete = head is not None and all(pod.started_at is not None for pod in self.own)
+        return (head,) if complete and head is not None else self.own
 
     @property
     def request(self) -> Request | None:
@@ -126,8 +161,19 @@ class AttemptSeen:
 
     @property
     def count(self) -> int:
-        """How many pods it is to have."""
-        return max(len(self.pods), 1 if self.request is None else self.request.count)
+        """How many pods of its own it is to have, each on a machine."""
+        return max(len(self.own), 1 if self.request is None else self.request.count)
+
+    @property
+    def machines(self) -> int:
+        """How many machines it may hold in all."""
+        return max(self.count, 0 if self.request is None else self.request.machines)
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether its engine may ask for machines beside those of its own pods, now."""
+        grows = self.machines > self.count or bool(self.followers)
+        return grows and self.is_live and self.end is None and self.admitted_at is not None
 
     @property
     def queued_at(self) -> datetime:
@@ -137,16 +183,16 @@ class AttemptSeen:
 
     @property
     def is_live(self) -> bool:
-        return any(pod.is_live for pod in self.pods)
+        return any(pod.is_live for pod in self.own)
 
     @property
     def admitted_at(self) -> datetime | None:
-        return min((p.admitted_at for p in self.pods if p.admitted_at), default=None)
+        return min((p.admitted_at for p in self.own if p.admitted_at), default=None)
 
     @property
     def end(self) -> End | None:
-        """The first one that was written."""
-        found = [pod.end for pod in self.pods if pod.end is not None]
+        """The first one that was written on a pod that it cannot lose."""
+        found = [pod.end for pod in self.vital if pod.end is not None]
         return min(found, key=lambda end: end.at, default=None)
 
 
@@ -202,6 +248,18 @@ class Snapshot:
         for attempt in self.attempts.values():
             found.setdefault(attempt.first.run, []).append(attempt)
         return {run: tuple(attempts) for run, attempts in found.items()}
+
+    @cached_property
+    def growing(self) -> Mapping[str, tuple[AttemptSeen, ...]]:
+        """The attempts whose engines may ask for machines, by pool, the first admitted first."""
+        found: dict[str, list[AttemptSeen]] = {}
+        for attempt in self.attempts.values():
+            if attempt.may_grow:
+                found.setdefault(attempt.first.pool, []).append(attempt)
+        return {
+            pool: tuple(sorted(attempts, key=lambda a: (a.admitted_at or self.now, a.id)))
+            for pool, attempts in found.items()
+        }
 
     @cached_property
     def silent(self) -> tuple[MachineSeen, ...]:
@@ -296,17 +354,17 @@ def read_pod(pod: Object) -> PodSeen | None:
         started_at=pod_facts.started_at(pod),
         over=pod_facts.ended_at(pod),
         pull_problem=_pull_problem(status),
-        role=named.get("spark-role"),
-        owner_pods=tuple(
-            owner["name"] for owner in metadata.get("ownerReferences", ()) if owner["kind"] == "Pod"
-        ),
+        follower=named.get(labels.ROLE) == labels.FOLLOWER,
+        drivers=_drivers(metadata),
         raw=pod,
     )
 
 
-def order_pods(pods: Iterable[PodSeen]) -> tuple[PodSeen, ...]:
-    """By index, then name."""
-    return tuple(sorted(pods, key=lambda p: (p.request.index if p.request else 0, p.key)))
+def gather(attempt: str, pods: Iterable[PodSeen]) -> AttemptSeen:
+    """The attempt that these pods make up: by index, then name."""
+    ordered = sorted(pods, key=lambda p: (p.request.index if p.request else 0, p.key))
+    own = tuple(pod for pod in ordered if not pod.follower)
+    return AttemptSeen(attempt, own, tuple(pod for pod in ordered if pod.follower))
 
 
 def read_request(text: str | None) -> Request | None:
@@ -329,6 +387,10 @@ def read_request(text: str | None) -> Request | None:
         queued_at=time_of(_text(raw, "queued_at")),
         count=max(1, _integer(raw.get("count"), 1)),
         index=_integer(raw.get("index"), 0),
+        led=raw.get("led") is True,
+        machines=_integer(raw.get("machines"), 0),
+        per_machine=max(1, _integer(raw.get("per_machine"), 1)),
+        beside_head=max(0, _integer(raw.get("beside_head"), 0)),
         instance_type=_text(raw, "instance_type"),
         alternatives=tuple(str(a) for a in alternatives) if isinstance(alternatives, list) else (),
         usd_per_hour=_decimal(raw.get("usd_per_hour")),
@@ -338,6 +400,13 @@ def read_request(text: str | None) -> Request | None:
         owner=owner if isinstance(owner, dict) else {},
         raw=raw,
     )
+
+
+def _drivers(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    if metadata.get("labels", {}).get("spark-role") != "executor":
+        return ()
+    owners = metadata.get("ownerReferences", ())
+    return tuple(owner["name"] for owner in owners if owner["kind"] == "Pod")
 
 
 def _read_waiting(text: str | None) -> Waiting | None:

@@ -7,7 +7,7 @@ thousand machines that do nothing cost nothing. For one thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from datetime import datetime
 from decimal import Decimal
 
@@ -16,7 +16,7 @@ from piecework.keeper.cluster.snapshot import (
     AttemptSeen,
     PodKey,
     PodSeen,
-    order_pods,
+    gather,
     read_pod,
 )
 from piecework.kube.client import Object
@@ -43,6 +43,8 @@ class State:
         self._versions: dict[tuple[str, ...], int] = {}
         self._of_node: dict[str, set[str]] = {}
         self._forgotten: set[str] = set()
+        #: Attempts of which only followers are there.
+        self._headless: set[str] = set()
         #: Uids of pods that were dropped: watches may still tell of them.
         self._past: dict[str, None] = {}
         #: Attempts and machines that are not there any more, for whoever remembers them as well.
@@ -103,13 +105,20 @@ class State:
                 self.last_end.pop(machine.node, None)
         self.machines = found
 
-    def forget_attempt(self, attempt: str) -> None:
-        """It is all in the ledger: its pods are dropped as soon as their objects vanish."""
-        self._forgotten.add(attempt)
-        known = self.attempts.get(attempt)
-        for pod in () if known is None else known.pods:
-            if not _exists(pod):
-                self._drop(pod)
+    def forget_attempts(self, over: Set[str]) -> None:
+        """Of these the end is in the ledger: their pods are dropped once their objects vanish.
+
+        So are followers of whose attempt nothing else is left. A follower may end after its
+        attempt, and the machine is its attempt's until then: that is to be told before.
+        """
+        for name in (over & self.attempts.keys()) | self._headless:
+            known = self.attempts[name]
+            if name in self.changed_attempts or any(pod.is_live for pod in known.pods):
+                continue
+            self._forgotten.add(name)
+            for pod in known.pods:
+                if not _exists(pod):
+                    self._drop(pod)
 
     @property
     def idle_since(self) -> Mapping[str, datetime]:
@@ -124,7 +133,8 @@ class State:
         self._pods[pod.key] = pod
         known = self.attempts.get(pod.attempt)
         others = () if known is None else [p for p in known.pods if p.key != pod.key]
-        self.attempts[pod.attempt] = AttemptSeen(pod.attempt, order_pods([*others, pod]))
+        self.attempts[pod.attempt] = gather(pod.attempt, [*others, pod])
+        self._mark_headless(pod.attempt)
         self.changed_attempts.add(pod.attempt)
         if pod.node is None:
             return
@@ -141,18 +151,26 @@ class State:
         self._versions.pop(("pod", *pod.key), None)
         known = self.attempts.get(pod.attempt)
         left = () if known is None else tuple(p for p in known.pods if p.key != pod.key)
+        if pod.node is not None and all(other.node != pod.node for other in left):
+            there = self._of_node.get(pod.node, set())
+            there.discard(pod.attempt)
+            if not there:
+                self._of_node.pop(pod.node, None)
         if left:
-            self.attempts[pod.attempt] = AttemptSeen(pod.attempt, left)
+            self.attempts[pod.attempt] = gather(pod.attempt, left)
+            self._mark_headless(pod.attempt)
             return
         self.attempts.pop(pod.attempt, None)
         self.dropped.add(pod.attempt)
         self.changed_attempts.discard(pod.attempt)
         self._forgotten.discard(pod.attempt)
-        if pod.node is not None:
-            there = self._of_node.get(pod.node, set())
-            there.discard(pod.attempt)
-            if not there:
-                self._of_node.pop(pod.node, None)
+        self._headless.discard(pod.attempt)
+
+    def _mark_headless(self, attempt: str) -> None:
+        if self.attempts[attempt].own:
+            self._headless.discard(attempt)
+        else:
+            self._headless.add(attempt)
 
     def _is_news(self, key: tuple[str, ...], obj: Object) -> bool:
         """A watch may tell what a patch has told already, or what is older."""

@@ -55,6 +55,7 @@ URGENCY = (
     "give-back",
     "stamp-machine",
     "admit",
+    "admit-followers",
     "tell-waiting",
     "mark-recorded",
     "forget-machine",
@@ -240,8 +241,7 @@ class Tending:
             if machine.pool in self.pools
         ]
         state.take_machines(machines, self._price)
-        for attempt in self.writer.over & state.attempts.keys():
-            state.forget_attempt(attempt)
+        state.forget_attempts(self.writer.over)
         failures = {name: p.failures(name) for name, p in self.providers.items()}
         return Snapshot(
             now=now,

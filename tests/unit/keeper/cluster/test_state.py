@@ -17,6 +17,12 @@ def _state(*pods: dict[str, Any]) -> State:
     return state
 
 
+def _forget(state: State) -> None:
+    """As the keeper does once it has recorded the attempt, and its end is in the ledger."""
+    state.changed_attempts.clear()
+    state.forget_attempts({"run.abc.1"})
+
+
 def _node_json(name: str, version: int = 1) -> dict[str, Any]:
     return {
         "metadata": {
@@ -62,7 +68,7 @@ def test_a_pod_that_vanishes_unrecorded_is_kept_as_interrupted() -> None:
     ending = ending_of(kept.raw)
     assert ending is not None
     assert ending.outcome == "interrupted"
-    state.forget_attempt("run.abc.1")
+    _forget(state)
     assert state.attempts == {}
     assert state.dropped == {"run.abc.1"}
 
@@ -70,7 +76,7 @@ def test_a_pod_that_vanishes_unrecorded_is_kept_as_interrupted() -> None:
 def test_a_recorded_pod_that_vanishes_is_forgotten() -> None:
     done = pod_json("run", node="node-m", started=-20, ended=-10)
     state = _state(done)
-    state.forget_attempt("run.abc.1")
+    _forget(state)
     assert "run.abc.1" in state.attempts
     state.take_pod(done, deleted=True)
     assert state.attempts == {}
@@ -79,7 +85,7 @@ def test_a_recorded_pod_that_vanishes_is_forgotten() -> None:
 def test_what_a_watch_tells_of_a_pod_that_was_dropped_brings_nothing_back() -> None:
     done = pod_json("run", node="node-m", started=-20, ended=-10)
     state = _state(done)
-    state.forget_attempt("run.abc.1")
+    _forget(state)
     state.take_pod(done, deleted=True)
     state.take_pod(pod_json("run", node="node-m", started=-20, ended=-10, deleting=-5))
     assert state.attempts == {}
@@ -98,7 +104,7 @@ def test_the_last_end_on_a_node_is_remembered_when_its_pods_are_gone() -> None:
     done = pod_json("run", node="node-m", started=-20, ended=-10)
     state = _state(done)
     state.take_machines([machine("m")], _price)
-    state.forget_attempt("run.abc.1")
+    _forget(state)
     state.take_pod(done, deleted=True)
     assert state.idle_since == {"m": at(-10)}
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from piecework import clock
-from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen, Snapshot, order_pods, read_pod
+from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen, Snapshot, gather, read_pod
 from piecework.machines.provider import MachineSeen, NodeSeen
 from piecework.plan import labels
 from piecework.spec.pool import Pool
@@ -121,6 +121,24 @@ def pod_json(
     }
 
 
+def follower_json(name: str, number: int, **more: Any) -> dict[str, Any]:
+    """A pod that the engine of that run made: with its run's labels and request."""
+    raw = pod_json(name, 0, **more)
+    metadata = raw["metadata"]
+    metadata["name"] = f"{name}-exec-{number}"
+    metadata["uid"] = f"uid-{name}-exec-{number}"
+    metadata["labels"][labels.ROLE] = labels.FOLLOWER
+    metadata["finalizers"] = []
+    return raw
+
+
+def follower(name: str, number: int, **more: Any) -> PodSeen:
+    """The same as the keeper sees it."""
+    seen = read_pod(follower_json(name, number, **more))
+    assert seen is not None
+    return seen
+
+
 def pod(name: str, index: int = 0, **more: Any) -> PodSeen:
     """The same as the keeper sees it."""
     seen = read_pod(pod_json(name, index, **more))
@@ -130,7 +148,7 @@ def pod(name: str, index: int = 0, **more: Any) -> PodSeen:
 
 def attempt(*pods: PodSeen) -> AttemptSeen:
     """The attempt that these pods make up."""
-    return AttemptSeen(pods[0].attempt, order_pods(pods))
+    return gather(pods[0].attempt, pods)
 
 
 def waiting(name: str, **more: Any) -> AttemptSeen:
