@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -22,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import spark_kubernetes
 from .data import spark_properties
 from .java import find_java, java_home
-from . import spark_kubernetes
 from .spark_sizes import (
     LEAST_HEAP,
     MEBI,

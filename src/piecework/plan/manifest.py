@@ -23,6 +23,8 @@ from typing import Any
 from piecework import clock
 from piecework.errors import InputError
 from piecework.plan import credentials, labels
+from piecework.plan.executors import divide, has_executors, own_pods
+from piecework.plan.followers import be_driver, followers_of
 from piecework.plan.plan import Plan
 from piecework.spec.data import Data
 from piecework.spec.pool import Pool
@@ -108,20 +110,24 @@ def pods_of(
     queued_at: datetime,
     launcher: Launcher | None = None,
 ) -> list[Object]:
-    """The pods of an attempt, one a machine.
+    """The pods of an attempt, one a machine; or Spark's driver alone, which makes executors.
 
     `launch` is what the engine said (`Launch.to_json`). Engines other than `container` need a
     `launcher`. Raises InputError where the program's start is too long to be told.
     """
-    return [
+    pods: list[Object] = [
         {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": metadata_of(request, pool, queued_at, index),
             "spec": _spec_of(request, pool, launch, launcher, index),
         }
-        for index in range(request.plan.count)
+        for index in range(own_pods(request.plan))
     ]
+    if launcher is not None and launch["starter"] != "container":
+        for index, pod in enumerate(pods):
+            _give_order(pod, request, launcher, index)
+    return pods
 
 
 def metadata_of(request: PodRequest, pool: Pool, queued_at: datetime, index: int = 0) -> Object:
@@ -149,13 +155,13 @@ def metadata_of(request: PodRequest, pool: Pool, queued_at: datetime, index: int
     }
     if pool.queue:
         found["kueue.x-k8s.io/queue-name"] = pool.queue
-        if plan.count > 1:
+        if own_pods(plan) > 1:
             found["kueue.x-k8s.io/pod-group-name"] = found[labels.ATTEMPT]
-            annotations["kueue.x-k8s.io/pod-group-total-count"] = str(plan.count)
+            annotations["kueue.x-k8s.io/pod-group-total-count"] = str(own_pods(plan))
             # Else Kueue holds on to the pods that ended, and waits for others in their place.
             annotations["kueue.x-k8s.io/retriable-in-group"] = "false"
     return {
-        "name": labels.pod_name(request.attempt, index, plan.count),
+        "name": labels.pod_name(request.attempt, index, own_pods(plan)),
         "namespace": pool.namespace,
         "labels": found,
         "annotations": annotations,
@@ -165,7 +171,7 @@ def metadata_of(request: PodRequest, pool: Pool, queued_at: datetime, index: int
 
 def is_gang(plan: Plan) -> bool:
     """Whether the attempt's pods can find each other: several, started by piecework's launcher."""
-    return plan.count > 1 and plan.job.container is None
+    return own_pods(plan) > 1 and plan.job.container is None
 
 
 def is_led(plan: Plan) -> bool:
@@ -199,7 +205,7 @@ def gang_of(request: PodRequest, index: int) -> Object:
 
 def _host_name(request: PodRequest, index: int) -> str:
     """The pod's name, or as much of its end as a host name may have: there it differs."""
-    name = labels.pod_name(request.attempt, index, request.plan.count)
+    name = labels.pod_name(request.attempt, index, own_pods(request.plan))
     return name[-_LONGEST_HOST_NAME:].lstrip("-")
 
 
@@ -223,9 +229,10 @@ def request_of(request: PodRequest, pool: Pool, queued_at: datetime, index: int 
         "provider": pool.provider,
         "priority": request.priority,
         "queued_at": clock.to_text(queued_at),
-        "count": plan.count,
+        "count": own_pods(plan),
         "index": index,
         "led": is_led(plan),
+        **_room_for_followers(plan),
         "instance_type": machine.name,
         "alternatives": list(plan.alternatives),
         "spot": plan.spot,
@@ -240,6 +247,16 @@ def request_of(request: PodRequest, pool: Pool, queued_at: datetime, index: int 
         "on_deadline": plan.job.on_deadline,
         "timeout_seconds": plan.timeout.total_seconds(),
     }
+
+
+def _room_for_followers(plan: Plan) -> Object:
+    """Where an engine makes pods of its own: how many machines its run may hold, and how many of
+    them fit on each.
+    """
+    if not has_executors(plan):
+        return {}
+    fitting = divide(plan).per_machine
+    return {"machines": plan.count, "per_machine": fitting, "beside_head": fitting}
 
 
 def environment_of(request: PodRequest, index: int = 0) -> dict[str, str]:
@@ -311,7 +328,7 @@ def _keep_apart(plan: Plan, pool: Pool, own: str) -> list[Object]:
                 "topologyKey": _HOST_NAME,
             }
         )
-    if plan.count > 1:
+    if own_pods(plan) > 1:
         # A larger machine may have room for two of a gang.
         terms.append(
             {"labelSelector": {"matchLabels": {labels.RUN: own}}, "topologyKey": _HOST_NAME}
@@ -377,8 +394,7 @@ def _spec_of(
     if launch["starter"] == "container":
         container = _container_as_it_is(launch, told)
     else:
-        gang = {"gang": gang_of(request, index)} if is_gang(plan) else {}
-        container, spec["volumes"] = _container_with_launcher(plan, pool, launcher, told, gang)
+        container, spec["volumes"] = _container_with_launcher(plan, pool, launcher, told)
         security.update(runAsUser=USER, runAsGroup=USER, fsGroup=USER)
         volumes, mounts = credentials.files_of(request.data)
         spec["volumes"] += volumes
@@ -391,7 +407,29 @@ def _spec_of(
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
     }
-    return {**spec, "securityContext": security, "containers": [container]}
+    spec.update(securityContext=security, containers=[container])
+    if has_executors(plan):
+        be_driver(spec, divide(plan))
+    return spec
+
+
+def _give_order(pod: Object, request: PodRequest, launcher: Launcher, index: int) -> None:
+    """Tells the launcher in the pod what to start; and of its gang, or of the executors to come."""
+    plan, order = request.plan, dict(launcher.order)
+    if is_gang(plan):
+        order["gang"] = gang_of(request, index)
+    if has_executors(plan):
+        launch = {**order["launch"], "starter": "spark_executor", "program": {}, "args": []}
+        executor = {"launch": launch, "code": order.get("code")}
+        order["followers"] = followers_of(pod, divide(plan), executor)
+    told = json.dumps(order, separators=(",", ":"))
+    # Kubernetes' own escapes make it no longer: the program sees it without them.
+    if len(told.encode()) > _LONGEST_VARIABLE - len("PIECEWORK_ORDER="):
+        raise InputError(
+            f"job {plan.job_name!r}: its arguments, environment and parameters have {len(told):,} "
+            "characters, and a program's start is told in at most 131,000; write them into a file"
+        )
+    pod["spec"]["containers"][0]["env"] += _variables({"PIECEWORK_ORDER": told})
 
 
 def _container_as_it_is(launch: Mapping[str, Any], told: Mapping[str, str]) -> Object:
@@ -413,7 +451,6 @@ def _container_with_launcher(
     pool: Pool,
     launcher: Launcher | None,
     told: Mapping[str, str],
-    gang: Mapping[str, Any],
 ) -> tuple[Object, list[Object]]:
     """The image with Python, in which piecework's launcher starts the program; and its volumes.
 
@@ -424,13 +461,6 @@ def _container_with_launcher(
         raise InputError(
             f"job {job_name!r} is started by piecework's launcher, which needs an image with "
             f"Python; found none in the job and none in pool {pool.name!r}"
-        )
-    order = json.dumps({**launcher.order, **gang}, separators=(",", ":"))
-    # Kubernetes' own escapes make it no longer: the program sees it without them.
-    if len(order.encode()) > _LONGEST_VARIABLE - len("PIECEWORK_ORDER="):
-        raise InputError(
-            f"job {job_name!r}: its arguments, environment and parameters have {len(order):,} "
-            "characters, and a program's start is told in at most 131,000; write them into a file"
         )
     volumes: list[Object] = [
         {"name": "launcher", "configMap": {"name": launcher.config_map}},
@@ -447,7 +477,7 @@ def _container_with_launcher(
         "image": image,
         "command": ["python3", f"{LAUNCHER_FOLDER}/{LAUNCHER_FILE}"],
         "workingDir": WORK_FOLDER,
-        "env": _variables({"HOME": WORK_FOLDER, **told, "PIECEWORK_ORDER": order}),
+        "env": _variables({"HOME": WORK_FOLDER, **told}),
         "volumeMounts": mounts,
     }
     return container, volumes

@@ -131,8 +131,11 @@ class SparkProgram(Model):
     """A PySpark file; the session it gets is sized from the machine."""
 
     file: FilePath = Field(description="The Python file, relative to the pipeline's file.")
-    mode: Literal["local", "standalone"] = Field(
-        "local", description="local: one JVM. standalone: a master and workers on the machine."
+    mode: Literal["local", "standalone", "kubernetes", "operator"] = Field(
+        "local",
+        description="local: one JVM. standalone: a master, and workers on the run's machines. "
+        "kubernetes: executors are pods on them, made by the driver; operator: by way of the Spark "
+        "operator. On one computer both are standalone.",
     )
     conf: dict[Annotated[str, Field(min_length=1)], Template] = Field(
         default_factory=dict, max_length=1000, description="More Spark properties."
@@ -148,6 +151,18 @@ class DaskProgram(Model):
         ge=1,
         le=1024,
         description="Threads of each worker process; the CPUs, but at most 4, by default.",
+    )
+
+
+class H2oProgram(Model):
+    """A PySpark file that calls `H2OContext.getOrCreate()`; Spark and H2O fit the machine."""
+
+    file: FilePath = Field(description="The Python file, relative to the pipeline's file.")
+    mode: Literal["local", "standalone", "kubernetes"] = Field(
+        "local", description="As Spark's: one JVM, or H2O in executors on the run's machines."
+    )
+    conf: dict[Annotated[str, Field(min_length=1)], Template] = Field(
+        default_factory=dict, max_length=1000, description="More properties of Spark and H2O."
     )
 
 
@@ -167,6 +182,7 @@ class Job(Model):
     container: ContainerProgram | None = Field(None, description="Engine: a container image.")
     spark: SparkProgram | None = Field(None, description="Engine: a PySpark program.")
     dask: DaskProgram | None = Field(None, description="Engine: a Dask program.")
+    h2o: H2oProgram | None = Field(None, description="Engine: an H2O PySparkling program.")
     custom: CustomProgram | None = Field(
         None, description="The program of another package's engine; written as ENGINE: PROGRAM."
     )
@@ -215,6 +231,7 @@ class Job(Model):
             container: ContainerProgram | Mapping[str, Any] | None = None,
             spark: str | SparkProgram | Mapping[str, Any] | None = None,
             dask: str | DaskProgram | Mapping[str, Any] | None = None,
+            h2o: str | H2oProgram | Mapping[str, Any] | None = None,
             custom: CustomProgram | Mapping[str, Any] | None = None,
             args: Sequence[str] = (),
             env: Mapping[str, str] = ...,
@@ -288,6 +305,11 @@ class Job(Model):
     def _dask_text(cls, value: Any) -> Any:
         return {"file": value} if isinstance(value, str) else value
 
+    @field_validator("h2o", mode="before", json_schema_input_type=str | H2oProgram | None)
+    @classmethod
+    def _h2o_text(cls, value: Any) -> Any:
+        return {"file": value} if isinstance(value, str) else value
+
     @field_validator("retries", mode="before", json_schema_input_type=int | Retries)
     @classmethod
     def _retries_number(cls, value: Any) -> Any:
@@ -316,4 +338,6 @@ class Job(Model):
             path = self.spark.file
         elif self.dask is not None:
             path = self.dask.file
+        elif self.h2o is not None:
+            path = self.h2o.file
         return path

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piecework.entrypoint import spark
+from piecework.entrypoint import spark, spark_sizes
 from piecework.entrypoint.start import CannotStart, Machine
 
 GIBI = 2**30
@@ -29,7 +29,7 @@ def test_memory_outside_the_heap_is_taken_from_it() -> None:
 def test_a_machine_too_small_for_spark_is_refused_with_what_it_needs() -> None:
     with pytest.raises(CannotStart, match=r"needs a machine with 771 MiB.*this one has 700 MiB"):
         spark.local_heap(Machine(1, 700 * 2**20), {})
-    assert spark.local_heap(Machine(1, 772 * 2**20), {}) >= spark.LEAST_HEAP
+    assert spark.local_heap(Machine(1, 772 * 2**20), {}) >= spark_sizes.LEAST_HEAP
 
 
 @given(st.integers(1, 192), st.integers(3, 1024))
@@ -41,39 +41,11 @@ def test_the_parts_of_a_standalone_cluster_never_exceed_the_machine(cores: int, 
         assert gib / cores < 1  # many executors, and less than a GiB for each core
         return
     heaps = sizes.driver_heap + sizes.executors * sizes.executor_heap
-    whole = heaps * spark.PER_HEAP + 2 * spark.DAEMON_WHOLE
-    assert whole <= gib * 1024 * (1 - spark.RESERVED)
+    whole = heaps * spark_sizes.PER_HEAP + 2 * spark.DAEMON_WHOLE
+    assert whole <= gib * 1024 * (1 - spark_sizes.RESERVED)
     assert sizes.executors * sizes.executor_cores <= cores
-    assert sizes.executor_cores <= spark.MOST_EXECUTOR_CORES
+    assert sizes.executor_cores <= spark_sizes.MOST_EXECUTOR_CORES
     assert sizes.executors * sizes.executor_heap <= sizes.workers_mib
-
-
-@pytest.mark.parametrize(
-    ("cores", "each", "executors"), [(1, 1, 1), (8, 8, 1), (9, 8, 1), (12, 6, 2), (64, 8, 8)]
-)
-def test_executors_have_at_most_eight_cores_and_waste_the_fewest(
-    cores: int, each: int, executors: int
-) -> None:
-    assert spark.executor_cores(cores) == (each, executors)
-
-
-@given(st.integers(9, 512))
-def test_no_size_of_executor_would_use_more_cores(cores: int) -> None:
-    each, executors = spark.executor_cores(cores)
-    assert 4 <= each <= 8
-    assert each * executors == max(size * (cores // size) for size in range(4, 9))
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("1073741824", GIBI), ("2g", 2 * GIBI), ("512m", 2**29), ("1GiB", GIBI)]
-)
-def test_sizes_are_read_as_spark_reads_them(text: str, size: int) -> None:
-    assert spark.parse_size(text) == size
-
-
-def test_a_size_that_is_none_is_refused() -> None:
-    with pytest.raises(CannotStart, match="sizes are written like 2g"):
-        spark.parse_size("lots")
 
 
 def unescape(text: str) -> dict[str, str]:
