@@ -42,6 +42,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "why": ("why", "Say why a run waits, or why it ended."),
         "machines": ("machines", "List machines, live and past."),
         "cost": ("cost", "Sum up what was spent and what was wasted."),
+        "advise": ("advise", "Say which machine size would have been cheaper, and by how much."),
         "ledger": ("ledger", "Verify, rebuild or print the ledger."),
     },
     "The machines of a cluster": {

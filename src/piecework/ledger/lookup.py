@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, select
 
 from piecework.ledger.charges import to_microseconds
+from piecework.ledger.events import Outcome
 from piecework.ledger.schema import ATTEMPTS, MACHINES
 from piecework.ledger.sums import batches
 
@@ -76,14 +77,28 @@ def attempts_of(connection: Connection, runs: Sequence[str]) -> list[str]:
 
 def last_successes(connection: Connection, pipeline: str | None, job: str, limit: int) -> list[str]:
     """The last attempts of a job that succeeded, the newest first."""
+    return last_with_outcome(connection, pipeline, job, Outcome.SUCCESS, limit)
+
+
+def last_with_outcome(
+    connection: Connection, pipeline: str | None, job: str, outcome: Outcome, limit: int
+) -> list[str]:
+    """The last attempts of a job that ended like this, the newest first."""
     of = ATTEMPTS.c.pipeline.is_(None) if pipeline is None else ATTEMPTS.c.pipeline == pipeline
     query = (
         select(ATTEMPTS.c.id)
-        .where(of, ATTEMPTS.c.job == job, ATTEMPTS.c.outcome == "success")
+        .where(of, ATTEMPTS.c.job == job, ATTEMPTS.c.outcome == str(outcome))
         .order_by(ATTEMPTS.c.seen_at.desc())
         .limit(limit)
     )
     return list(connection.execute(query).scalars())
+
+
+def find_jobs(connection: Connection) -> list[tuple[str | None, str]]:
+    """All jobs that were ever run, as (pipeline, job), by name."""
+    query = select(ATTEMPTS.c.pipeline, ATTEMPTS.c.job).where(ATTEMPTS.c.job.is_not(None))
+    rows = connection.execute(query.distinct())
+    return sorted(((row[0], row[1]) for row in rows), key=lambda row: (row[0] or "", row[1]))
 
 
 def find_machines(
