@@ -5,142 +5,22 @@ One platform, with the keeper that it brings up, serves all tests here: its star
 
 from __future__ import annotations
 
-import json
-import os
-import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from piecework import clock
 from piecework.airflow import platform
 from piecework.airflow.configuration import KEEPER
-from piecework.config import Settings
-from piecework.ledger.charges import bill_machine
 from piecework.ledger.events import Outcome
-from piecework.ledger.store import open_ledger
-from piecework.plan import labels
-from piecework.runners.runner import AttemptStatus, run_id, runner_for
-from piecework.spec.pool import load_pools
-from testbed import faults, images, record, wishes
-from testbed.api import Object
-from tests.cluster.cluster_pools import make_karpenter_pool, remove, settings_from
+from piecework.runners.runner import run_id
+from testbed import faults, wishes
+from tests.cluster.bought import GONE_SECONDS, Bought, start_bought
 from tests.cluster.conftest import Cluster
-from tests.cluster.ground import Ground
-from tests.local.airflow_platform import PATIENCE_SECONDS, World
+from tests.local.airflow_platform import PATIENCE_SECONDS
 from tests.local.attempts import wait_for
 
 pytestmark = pytest.mark.layer("airflow")
-
-_CLAIMS = "karpenter.sh/v1"
-#: An image of a user's own: it has a shell and nothing of piecework.
-_DOCKERFILE = "ARG BASE\nFROM ${BASE}\nUSER 65532:65532\n"
-#: Kubernetes tells whole seconds, cut off; and this host has two cores for all of this.
-_RECORD_SECONDS = 2.0
-#: How long until nothing of a job is left, its machine included.
-_GONE_SECONDS = 90.0
-
-
-@dataclass
-class Bought:
-    """The platform, and two pools: one for most tests, and one that has a single machine."""
-
-    world: World
-    ground: Ground
-    narrow: Ground
-    image: str
-
-    def publish(self, name: str, script: str, more: str = "") -> str:
-        job = f"container: {{image: '{self.image}', command: [sh, -c, {json.dumps(script)}]}}"
-        return self.world.publish(f"job: {name}\n{job}\n{textwrap.dedent(more)}")
-
-    def status(
-        self, dag: str, task: str, run: str, pool: str | None = None
-    ) -> AttemptStatus | None:
-        settings = self.world.settings
-        runner = runner_for(load_pools(settings)[pool or settings.pool], settings)
-        found = runner.attempts(run_id(dag, task, run))
-        return found[-1] if found else None
-
-    def wait_until(
-        self, what: str, dag: str, task: str, run: str, pool: str | None = None
-    ) -> AttemptStatus:
-        """Waits for a state, or, with "waits: WORDS", for a reason to wait that holds the words."""
-        words = what.partition("waits: ")[2]
-
-        def look() -> AttemptStatus | None:
-            found = self.status(dag, task, run, pool)
-            right = found and (words in (found.reason or "") if words else found.state == what)
-            return found if right else None
-
-        found: AttemptStatus = wait_for(look, f"{dag}.{task}: {what}", PATIENCE_SECONDS)
-        return found
-
-    def pods(self, dag: str, task: str, run: str) -> list[Object]:
-        selector = f"{labels.RUN}={labels.run_label(run_id(dag, task, run))}"
-        return self.ground.api.list("Pod", selector=selector)
-
-    def nothing_left(self, dag: str, task: str, run: str) -> None:
-        """No pod, and no machine that was bought for the run or kept for another."""
-        label = labels.run_label(run_id(dag, task, run))
-        api = self.ground.api
-
-        def look() -> bool:
-            mine = f"{labels.RUN}={label}"
-            return not api.list("Pod", selector=mine) and not api.list(
-                "NodeClaim", api_version=_CLAIMS, selector=mine
-            )
-
-        wait_for(look, f"nothing to be left of {label}", _GONE_SECONDS)
-
-
-class Written(Ground):
-    """A Ground whose piecework.toml is written once: the platform's processes read it."""
-
-    @cached_property
-    def settings(self) -> Settings:
-        return settings_from(f"{self.more}\n{self.made.keeper_tables}", self.home)
-
-
-@contextmanager
-def start_bought(one: Cluster, root: Path) -> Iterator[Bought]:
-    """Renders and applies the pools, brings the platform up, and takes all of it down again."""
-    here = one.place
-    assert here is not None
-    folder, code = root / "image", root / "code"
-    folder.mkdir(parents=True)
-    code.mkdir()
-    (folder / "Dockerfile").write_text(_DOCKERFILE)
-    image = images.build(here, folder, "job:1", base=images.SHELL)
-    python = images.push_base(here, lambda _: None)
-    made = []
-    try:
-        for name, limit in ((f"wide-{os.getpid()}", 3), (f"narrow-{os.getpid()}", 1)):
-            more = f'image = "{python}"\nmax_machines = {limit}'
-            pool = make_karpenter_pool(here, one.api, name, root / name, ["m6a.large"], more)
-            # One platform submits and keeps, so it needs the rights of both.
-            tables = pool.tables.replace(str(pool.submitter_kubeconfig), str(here.admin))
-            made.append(replace(pool, keeper_tables=tables))
-        first, second = made
-        more = f'pool = "{first.name}"\n{second.keeper_tables}'
-        wide, narrow = (
-            Written(here, one.api, root / "home", one.shell, pool, more) for pool in made
-        )
-        narrow.settings = settings = wide.settings
-        try:
-            platform.up(settings)
-            yield Bought(World(settings, code, platform.connect(settings)), wide, narrow, image)
-        finally:
-            platform.down(settings)
-            wishes.clear(here)
-    finally:
-        for pool in made:
-            remove(here, one.api, pool)
 
 
 @pytest.fixture(scope="module")
@@ -152,35 +32,8 @@ def bought(whole_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_a_pipeline_runs_on_bought_machines_with_results_and_logs(bought: Bought) -> None:
-    world = bought.world
-    (world.code / "told.py").write_text(
-        "import json, os, sys\n"
-        "print('line one')\nprint('line two', *sys.argv[1:])\n"
-        "json.dump({'who': sys.argv[1]}, open(os.environ['PIECEWORK_RESULT'], 'w'))\n"
-    )
-    script = 'echo "in $PIECEWORK_JOB"; echo "{\\"got\\": \\"$0\\"}" > $PIECEWORK_RESULT'
-    dag = world.publish(f"""
-        pipeline: greetings
-        params: {{who: world}}
-        jobs:
-          first:
-            python: told.py
-            args: ["{{{{ params.who }}}}"]
-          second:
-            container: {{image: "{bought.image}", command: [sh, -c, {json.dumps(script)}]}}
-            args: ["{{{{ ti.xcom_pull('first')['who'] }}}}"]
-            after: [first]
-    """)
-    run = world.request(dag, {"who": "everybody"})
-    world.expect("success", dag, run)
-    assert world.client.result(dag, run, "first") == {"who": "everybody"}
-    assert world.client.result(dag, run, "second") == {"got": "everybody"}
-    log = world.log(dag, run, "first")
-    assert [line for line in log if line.startswith("line ")] == ["line one", "line two everybody"]
-    assert world.log(dag, run, "second").count("in second") == 1
+    dag, run = bought.check_pipeline("greetings", bought.ground.made.name)
     for task in ("first", "second"):
-        attempt = bought.ground.ended(f"{run_id(dag, task, run)}.1")
-        assert attempt.outcome == Outcome.SUCCESS
         bought.nothing_left(dag, task, run)
 
 
@@ -214,7 +67,7 @@ def test_a_task_that_fails_while_gated_waiting_or_running_leaves_nothing(bought:
     assert world.task(waiting, run, "waiting").state == "deferred"
     world.client.mark_task(waiting, run, "waiting", "failed")
     bought.nothing_left(waiting, "waiting", run)
-    wait_for(lambda: not narrow.claims(), "its machine to be given back", _GONE_SECONDS)
+    wait_for(lambda: not narrow.claims(), "its machine to be given back", GONE_SECONDS)
     wishes.clear(here)
 
 
@@ -375,18 +228,4 @@ def test_pods_that_people_write_get_machines_of_their_own(bought: Bought) -> Non
 
 
 def test_in_the_end_every_second_is_billed_and_every_machine_is_back(bought: Bought) -> None:
-    machines = bought.ground.machines_gone()
-    with open_ledger(bought.world.settings.ledger_url) as ledger:
-        found = ledger.verify()
-    assert found.ok, found.problems
-    lives = record.read(bought.ground.here)
-    for machine in machines:
-        bill = bill_machine(machine, clock.now())
-        if bill is None:
-            continue
-        life = next(life for name, life in lives.items() if bought.ground.is_of(name, machine))
-        assert life.bought, life
-        assert life.returned, life
-        late = bill.start / 1_000_000 - life.bought.timestamp()
-        over = bill.until / 1_000_000 - life.returned.timestamp()
-        assert max(abs(late), abs(over)) <= _RECORD_SECONDS, (machine.id, late, over)
+    bought.check_bills()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -236,6 +238,24 @@ with DAG("by_hand", schedule=None, start_date=datetime(2024, 1, 1)):
 
     total = check(add(2, 3))
     JobOperator(task_id="tell", python="hello.py", code=CODE, args=["sum", total])
+
+with DAG("mapped", schedule=None, start_date=datetime(2024, 1, 1)):
+    @task.piecework(machine={"cpu": 1})
+    def double(number):
+        return [str(2 * number)]
+
+    @task
+    def names():
+        return [["one"], ["{{ two }}"]]
+
+    machine = {"cpu": 1, "memory": "1Gi"}
+    hello = {"python": "hello.py", "code": CODE, "machine": machine}
+    JobOperator.partial(task_id="written", **hello).expand(args=[["{{ run_id }}"], ["second"]])
+    JobOperator.partial(task_id="told", **hello).expand(args=names())
+    JobOperator.partial(task_id="computed", **hello).expand(args=double.expand(number=[1, 2]))
+    JobOperator.partial(
+        task_id="again", python="fail.py", code=CODE, machine=machine, retries={"error": 1}
+    ).expand(args=[["0"], ["1"]])
 """
 
 
@@ -249,6 +269,28 @@ def test_functions_and_jobs_of_a_dag_file_take_each_others_results(world: World)
     assert ended.state == "success", logs
     assert world.client.result("by_hand", run, "tell") == {"args": ["sum", "5"]}
     assert "adding" in logs[0]
+
+
+def test_mapped_jobs_take_their_own_parts_without_workers_where_they_can(world: World) -> None:
+    file = world.folder.root / "dags" / "by_hand.py"
+    file.write_text(_DAG_FILE.replace("CODE", repr(str(world.code))))
+    world.client.wait_for_dag("mapped", timeout_seconds=PATIENCE_SECONDS)
+    run = world.request("mapped")
+    world.expect("success", "mapped", run)
+
+    def results(task: str) -> list[str]:
+        found = [world.client.result("mapped", run, task, map_index=index) for index in (0, 1)]
+        return [each["args"][0] for each in found]
+
+    assert results("written") == [run, "second"]
+    assert results("told") == ["one", "{{ two }}"]  # what a task says is no template
+    assert results("computed") == ["2", "4"]
+    states = [world.client.task("mapped", run, "again", index) for index in (0, 1)]
+    assert [state.try_number for state in states if state] == [1, 2]
+    with closing(sqlite3.connect(f"file:{world.folder.database}?mode=ro", uri=True)) as database:
+        query = "select distinct task_id from task_instance where dag_id = ? and pid is null"
+        alone = {task for (task,) in database.execute(query, ["mapped"])}
+    assert alone == {"written", "told", "again"}
 
 
 def test_a_thousand_files_are_a_thousand_dags_and_a_broken_one_is_an_error(
