@@ -93,6 +93,8 @@ def advance(
         return Progress(tuple(current))
     if current and current[-1].outcome is Outcome.SUCCESS:
         last = current[-1]
+        if last.lost is not None:  # whoever comes after would get nothing, and not know why
+            return Progress(tuple(current), Ending(Outcome.ERROR, last.lost, True))
         return Progress(
             tuple(current),
             Ending(Outcome.SUCCESS, last.cause or "", True, last.result, last.exit_code),

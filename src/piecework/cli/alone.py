@@ -175,6 +175,8 @@ def _attempt_until_done(alone: _Alone, runner: Runner) -> AttemptStatus:
         output.end()
         status = runner.status(request.attempt)
         assert status is not None
+        if status.lost is not None:
+            terminal.warn(f"{request.attempt}: {terminal.one_line(status.lost)}")
         with contextlib.suppress(ClusterError):  # then the keeper finds out by waiting
             runner.acknowledge(request.attempt)
         ended.append(status)

@@ -3,7 +3,7 @@
 Enters: $PIECEWORK_ORDER, one object of JSON, and the attempt's variables in the environment:
 
     {"launch": {...}, "environ": {...}, "code": {...} | null, "gang": {...} | absent,
-     "grace_seconds": 25, "message_bytes": 4096}
+     "store": "s3://bucket/piecework" | absent, "grace_seconds": 25, "message_bytes": 4096}
 
 `gang` says which of an attempt's pods this is, and where the first is (piecework.entrypoint.gang);
 `followers` what the program's engine makes pods from (piecework.entrypoint.spark_kubernetes).
@@ -11,25 +11,29 @@ Enters: $PIECEWORK_ORDER, one object of JSON, and the attempt's variables in the
 Leaves: an exit code as the program's, and the termination message, in which the rest is told:
 
     {"result": ... , "use": {...}, "failed": "why it was not started" | null,
-     "out_of_memory": bool}
+     "out_of_memory": bool, "artifacts": {"files": 3, "bytes": 1024}, "lost": "what, and why"}
 
 A result that is too long for the message is packed: `packed` is then base64 of the zlib of its
-JSON, and `result` null. SIGTERM ends the program's whole tree, with its grace; a program that was
-ended so is no success, whatever its exit code. Standard library only.
+JSON, and `result` null. One that is too long even then is put into the store, where there is one,
+and `kept` tells its SHA-256 and its size; artifacts are put there, too. SIGTERM ends the program's
+whole tree, with its grace; a program that was ended so is no success, whatever its exit code.
+Standard library only.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import signal
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from piecework.entrypoint import keep
 from piecework.entrypoint.__main__ import Entrypoint, Message
 from piecework.entrypoint.data import settle
 from piecework.entrypoint.fetch import fetch_code
@@ -75,7 +79,7 @@ class Pod:
         else:
             entrypoint.run(order)
         code = self._exit_code(ended=entrypoint.is_ending)
-        return self._leave_message(code)
+        return self._leave_message(code, ended=entrypoint.is_ending)
 
     def _prepare(self) -> dict[str, Any]:
         """Lays out the working folder; returns the entrypoint's order."""
@@ -115,8 +119,11 @@ class Pod:
             return 128 - code
         return 128 + signal.SIGTERM if ended and code == 0 else code
 
-    def _leave_message(self, code: int) -> int:
-        """Writes the termination message; returns the exit code that goes with it."""
+    def _leave_message(self, code: int, *, ended: bool) -> int:
+        """Writes the termination message; returns the exit code that goes with it.
+
+        Artifacts are kept after that: whoever is killed meanwhile has told the rest.
+        """
         kills = self.container.out_of_memory_kills()
         processes: Use = self.told.get("use", UNKNOWN)
         message: Message = {
@@ -129,19 +136,58 @@ class Pod:
             message["failed"] = message["failed"][:_LONGEST_WHY]
         limit = int(self.order.get("message_bytes", MESSAGE_BYTES))
         if code == 0:
-            wrong = _add_result(message, self.result, limit)
+            wrong = _add_result(message, self.result, limit, self._keep_result)
             if wrong:
                 print(f"piecework: {wrong}", file=sys.stderr, flush=True)
                 message["failed"], code = wrong, _FAILED
+        self._write_message(message)
+        seconds = keep.ENDING_SECONDS if ended else keep.LONGEST_SECONDS
+        if self._keep_artifacts(message, limit, seconds):
+            self._write_message(message)
+        return code
+
+    def _keep_result(self, data: bytes) -> str | None:
+        """Puts the result into the store; returns why that cannot be, "" where there is none."""
+        store = self.order.get("store")
+        if not store:
+            return ""
+        try:
+            keep.keep_result(store, self.environ["PIECEWORK_ATTEMPT"], data)
+        except keep.CannotKeep as error:
+            return str(error)
+        return None
+
+    def _keep_artifacts(self, message: Message, limit: int, seconds: float) -> bool:
+        """Puts the artifacts into the store, and into the message what became of them."""
+        store = self.order.get("store")
+        if not store:
+            return False
+        kept = keep.keep_artifacts(store, self.environ, self.own / "artifacts", seconds)
+        if kept is None:
+            return False
+        message["artifacts"] = {"files": kept.files, "bytes": kept.bytes}
+        if kept.lost:
+            print(f"piecework: {kept.lost}", file=sys.stderr, flush=True)
+            message["lost"] = kept.lost
+        for name in ("lost", "artifacts"):  # the result comes first
+            if len(_encode(message)) > limit:
+                message.pop(name, None)
+        return True
+
+    def _write_message(self, message: Message) -> None:
         try:
             self.message_file.write_bytes(_encode(message))
         except OSError as error:
             print(f"piecework: the end cannot be told: {error}", file=sys.stderr, flush=True)
-        return code
 
 
-def _add_result(message: Message, file: Path, limit: int) -> str | None:
-    """Puts what the program wrote as its result into the message; returns why that cannot be."""
+def _add_result(
+    message: Message, file: Path, limit: int, keep_result: Callable[[bytes], str | None]
+) -> str | None:
+    """Puts what the program wrote as its result into the message; returns why that cannot be.
+
+    `keep_result` puts one that is too long elsewhere; it says why it cannot, or "" without a store.
+    """
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -161,9 +207,14 @@ def _add_result(message: Message, file: Path, limit: int) -> str | None:
     if len(_encode(message)) <= limit:
         return None
     del message["packed"]
+    wrong = keep_result(dense)
+    if wrong is None:
+        message["kept"] = {"sha256": hashlib.sha256(dense).hexdigest(), "bytes": len(dense)}
+        return None
     return (
         f"its result has {len(dense):,} bytes, which do not fit into the {limit:,} that Kubernetes "
-        "keeps of a pod; write it to PIECEWORK_DATA, and return where it is"
+        f"keeps of a pod; {wrong or 'set `store` in piecework.toml, where it is then kept'}, or "
+        "write it to PIECEWORK_DATA, and return where it is"
     )
 
 

@@ -25,10 +25,11 @@ from typing import Any
 from piecework import clock
 from piecework.clock import Clock
 from piecework.config import Settings
-from piecework.errors import ClusterError, ConfigError, RunnerError
+from piecework.errors import ClusterError, ConfigError
 from piecework.kube.client import CONFIG_MAP, POD, AlreadyThereError, Kube, Object
 from piecework.plan import labels
 from piecework.plan.manifest import CODE_FILE, CODE_FOLDER, LAUNCHER_FILE
+from piecework.runners.store import Store
 
 #: What kind of ConfigMap it is: code or launcher.
 KIND = f"{labels.PREFIX}kind"
@@ -46,8 +47,6 @@ _SKIPPED_ENDINGS = (".pyc", ".pyo")
 KEPT = timedelta(days=7)
 #: For how long what was put somewhere is taken to be there.
 _TRUSTED_SECONDS = 600.0
-#: Their writes are whole or not at all; elsewhere a file gets its name when it is complete.
-_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "r2"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +175,9 @@ def launcher() -> Bundle:
 class Shelf:
     """Where bundles are put for the pods of one namespace; remembers what it has put there."""
 
-    def __init__(self, kube: Kube, namespace: str, store: str, now: Clock = clock.now) -> None:
+    def __init__(
+        self, kube: Kube, namespace: str, store: Store | None, now: Clock = clock.now
+    ) -> None:
         self.kube = kube
         self.namespace = namespace
         self.store = store
@@ -187,7 +188,7 @@ class Shelf:
     @classmethod
     def of(cls, kube: Kube, namespace: str, settings: Settings) -> Shelf:
         """The store of the settings; without one, ConfigMaps."""
-        return cls(kube, namespace, settings.store)
+        return cls(kube, namespace, Store.of(settings))
 
     def put_code(self, code: Bundle) -> CodeRef:
         """Puts the code where pods of the namespace can read it; putting it twice is once.
@@ -195,10 +196,11 @@ class Shelf:
         Raises ConfigError where it needs a store and there is none, or the store cannot be used,
         and ClusterError.
         """
-        if self.store:
-            url = f"{self.store.rstrip('/')}/code/{code.sha256}.zip"
-            self._once(url, lambda: _write(url, code.data))
-            return CodeRef(code.sha256, url=url)
+        store = self.store
+        if store is not None:
+            name = f"code/{code.sha256}.zip"
+            self._once(name, lambda: store.write(name, code.data))
+            return CodeRef(code.sha256, url=store.url_of(name))
         if len(code.data) > CONFIG_MAP_BYTES:
             raise ConfigError(
                 f"the code has {len(code.data) / 1024:,.0f} KiB when zipped, and without a store "
@@ -263,64 +265,3 @@ class Shelf:
                 return
             put()
             self._put_at[what] = time.monotonic()
-
-
-def read_kept_log(store: str, attempt: str, offset: int, limit: int) -> bytes:
-    """Bytes of the log that the keeper kept of a finished attempt; empty where it kept none.
-
-    Raises RunnerError where the store cannot be read.
-    """
-    url = kept_log_url(store, attempt)
-    fs, path = _file_system(url)
-    try:
-        found: bytes = fs.cat_file(path, start=offset, end=offset + limit)
-    except FileNotFoundError:
-        return b""
-    except Exception as error:  # each store has errors of its own
-        raise RunnerError(f"the log {url} cannot be read: {_said(error)}") from error
-    return found
-
-
-def kept_log_url(store: str, attempt: str) -> str:
-    """Where the keeper keeps the log of an attempt."""
-    return f"{store.rstrip('/')}/logs/{attempt}.log"
-
-
-def _write(url: str, data: bytes) -> None:
-    """Writes a file of the store, once: what is named by its hash is never changed."""
-    fs, path = _file_system(url)
-    try:
-        if fs.exists(path) and fs.size(path) == len(data):
-            return
-        protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
-        if protocols & _OBJECT_STORES:
-            fs.pipe_file(path, data)
-            return
-        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        draft = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
-        fs.pipe_file(draft, data)
-        fs.mv(draft, path)
-        if fs.exists(draft):  # HDFS leaves it where another writer came first
-            fs.rm(draft)
-    except Exception as error:  # each store has errors of its own
-        raise ConfigError(
-            f"the code cannot be written to {url}: {_said(error)}. Correct `store` in "
-            "piecework.toml, or the rights there"
-        ) from error
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it. Raises ConfigError."""
-    import fsspec
-
-    try:
-        fs, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError, OSError) as error:
-        raise ConfigError(
-            f"`store` in piecework.toml cannot be used here, for {url}: {_said(error)}"
-        ) from error
-    return fs, path
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

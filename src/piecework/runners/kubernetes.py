@@ -40,7 +40,7 @@ from piecework.plan.executors import divide, own_pods
 from piecework.plan.manifest import Launcher, PodRequest, pods_of
 from piecework.plan.spark_application import application_of
 from piecework.plan.written_pod import merge_pod
-from piecework.runners.code import Shelf, bundle, read_kept_log
+from piecework.runners.code import Shelf, bundle
 from piecework.runners.pod_log import PodLog
 from piecework.runners.pod_view import OTHERS_LEFT_OUT, PodView, view_of
 from piecework.runners.pods import (
@@ -54,6 +54,7 @@ from piecework.runners.pods import (
 )
 from piecework.runners.runner import AttemptRequest, AttemptStatus
 from piecework.runners.spark_operator import application_name, ended, is_stand_in, stand_in
+from piecework.runners.store import Store, fetch_result
 from piecework.spec.data import load_data
 from piecework.spec.pool import Pool
 
@@ -77,6 +78,7 @@ class KubernetesRunner:
         self._given = view
         self._seen: dict[str, int] = {}
         self._logs: dict[str, PodLog] = {}
+        self._fetched: dict[str, AttemptStatus] = {}
         self._lock = threading.Lock()
 
     @property
@@ -102,18 +104,18 @@ class KubernetesRunner:
             queued_at = _first_queued(request, known) or self.now()
             own = self._create(request, self._make(request, queued_at))
         self._note_version(request.run)
-        return attempt_status(own, self.now())
+        return self._with_result(attempt_status(own, self.now()))
 
     def status(self, attempt: str) -> AttemptStatus | None:
         """How the attempt is; None where the cluster has no pod of it (any more)."""
         self._note_version(attempt.rpartition(".")[0])
         pods = self._pods(attempt)
-        return attempt_status(pods, self.now()) if pods else None
+        return self._with_result(attempt_status(pods, self.now())) if pods else None
 
     def attempts(self, run: str) -> list[AttemptStatus]:
         """The attempts of a run whose pods are still there, oldest first."""
         self._note_version(run)
-        return self._attempts(labels.run_label(run))
+        return [self._with_result(found) for found in self._attempts(labels.run_label(run))]
 
     def find(self, name: str) -> list[AttemptStatus]:
         """The attempts of the run of that name, or of that attempt; empty where there is none.
@@ -236,7 +238,9 @@ class KubernetesRunner:
         shelf = _shelf_of(self.view, self.settings)
         code = shelf.put_code(bundle(request.code))
         # Where the code is on the asking computer is nothing to the pod.
-        order = {"launch": {**start, "code": ""}, "code": code.order()}
+        order: dict[str, Any] = {"launch": {**start, "code": ""}, "code": code.order()}
+        if self.settings.store:
+            order["store"] = self.settings.store
         return Launcher(config_map=shelf.put_launcher(), order=order, code=code.config_map)
 
     def _create(self, request: AttemptRequest, objects: Sequence[Object]) -> list[Object]:
@@ -371,9 +375,16 @@ class KubernetesRunner:
         return first is None or is_final(first)
 
     def _read_kept(self, attempt: str, offset: int, limit: int) -> bytes:
-        if not self.settings.store:
-            return b""
-        return read_kept_log(self.settings.store, attempt, offset, limit)
+        store = Store.of(self.settings)
+        return b"" if store is None else store.read_log(attempt, offset, limit)
+
+    def _with_result(self, status: AttemptStatus) -> AttemptStatus:
+        """The same with its result, where that is in the store; it is read once."""
+        if status.kept is None:
+            return status
+        if status.attempt not in self._fetched:
+            self._fetched[status.attempt] = fetch_result(self.settings, status)
+        return self._fetched[status.attempt]
 
 
 def _first_queued(request: AttemptRequest, known: Iterable[Object]) -> datetime | None:

@@ -10,6 +10,7 @@ import base64
 import json
 import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -110,6 +111,25 @@ def unpack_result(message: Mapping[str, Any]) -> Any:
         return json.loads(zlib.decompress(base64.b64decode(message["packed"])))
     except (ValueError, TypeError, zlib.error):
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A result that is in the store: the SHA-256 of its bytes, and how many they are."""
+
+    sha256: str
+    bytes: int
+
+
+def read_kept(message: Mapping[str, Any]) -> Kept | None:
+    """What a launcher's message says of a result in the store; the store's place it cannot say."""
+    raw = message.get("kept")
+    if not isinstance(raw, dict):
+        return None
+    sha256, size = raw.get("sha256"), raw.get("bytes")
+    if not isinstance(sha256, str) or not isinstance(size, int):
+        return None
+    return Kept(sha256, size)
 
 
 def image_of(pod: Object, container: str | None) -> str:

@@ -36,6 +36,7 @@ from piecework.runners.pod_fields import (
     message_of,
     one_line,
     read_annotation,
+    read_kept,
     read_time,
     read_whole,
     said_by,
@@ -129,7 +130,8 @@ def ending_of(pod: Object) -> Ending | None:
         # is after the program's end (k8s.io/apiserver, registry/rest/delete.go).
         deleted = finished or deleted
     if code == 0 and phase != "Failed" and _is_before(finished, end.at if end else None, deleted):
-        return Ending(Outcome.SUCCESS, "exit code 0", 0)
+        lost = lost_of(pod)
+        return Ending(Outcome.SUCCESS, f"exit code 0; {lost}" if lost else "exit code 0", 0)
     if end is not None and not (ended and _is_before(finished, end.at)):
         return Ending(end.outcome, end.cause, code)
     if pod.get("status", {}).get("reason") == "DeadlineExceeded":
@@ -197,6 +199,18 @@ def use_of(pod: Object) -> Mapping[str, Any] | None:
     return use if isinstance(use, Mapping) else None
 
 
+def artifacts_of(pod: Object) -> int:
+    """How many files of the pod's artifacts are in the store."""
+    told = launcher_message(pod).get("artifacts")
+    return read_whole(told.get("files")) or 0 if isinstance(told, Mapping) else 0
+
+
+def lost_of(pod: Object) -> str | None:
+    """What of the pod's artifacts could not be kept, and why, in words."""
+    lost = launcher_message(pod).get("lost")
+    return one_line(lost) if lost else None
+
+
 def result_of(pod: Object) -> Any:
     """What the job wrote as its result; None where it wrote none, or no JSON.
 
@@ -261,6 +275,7 @@ def attempt_status(pods: Sequence[Object], now: datetime) -> AttemptStatus:
         cause=ending.cause if ending else None,
         exit_code=ending.exit_code if ending else None,
         result=result_of(first) if success else None,
+        kept=read_kept(launcher_message(first)) if success else None,
         owner=_owner(request.get("owner")),
         memory=Memory(memory) if memory is not None else None,
     )

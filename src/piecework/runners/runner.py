@@ -19,6 +19,7 @@ from piecework.errors import RunnerError
 from piecework.ledger.events import Outcome
 from piecework.plan.plan import Plan
 from piecework.plan.written_pod import WrittenPod
+from piecework.runners.pod_fields import Kept
 from piecework.spec.pool import Pool
 from piecework.units import Memory
 
@@ -83,7 +84,8 @@ class AttemptStatus:
 
     `reason` says why it waits, `since` since when, where that is known; `outcome`, `cause` and the
     times are set as they become known.
-    `result` is what the job wrote as its result (JSON), once it succeeded.
+    `result` is what the job wrote as its result (JSON), once it succeeded; where it was too long
+    for its pod, `kept` says what is in the store. `lost` says why a result cannot be had any more.
     `owner` is who asked for the attempt, `memory` what it may use of each of its machines.
     """
 
@@ -101,6 +103,8 @@ class AttemptStatus:
     owner: Owner | None = None
     memory: Memory | None = None
     since: datetime | None = None
+    kept: Kept | None = None
+    lost: str | None = None
 
 
 class Runner(Protocol):

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from piecework.runners.code import bundle, launcher
+from piecework.runners.pod_fields import read_kept
 from piecework.runners.pods import ending_of, result_of
+from piecework.runners.store import Store
 from tests.unit.runners.pod_objects import Pod
 
 
@@ -46,6 +48,7 @@ class Place:
             "PATH": os.environ["PATH"],
             "HOME": str(self.work),
             "PIECEWORK_ATTEMPT": "flights.clean.7f3a9c1b04d2.1",
+            "PIECEWORK_INDEX": "0",
             "PIECEWORK_CPUS": "2",
             "PIECEWORK_MEMORY_BYTES": str(2**30),
             "PIECEWORK_ORDER": json.dumps(order),
@@ -287,3 +290,94 @@ def test_a_launcher_stands_before_a_piecework_that_the_image_has(
         [sys.executable, str(place.archive)], cwd=place.work, env=environ, capture_output=True
     )
     assert done.stderr.strip() == b"the wrong piecework"  # the program's own, as it should be
+
+
+def test_a_result_that_is_too_long_for_the_message_is_put_into_the_store(
+    place: Place, tmp_path: Path
+) -> None:
+    program = (
+        "import json, os, random\n"
+        "rows = [random.random() for n in range(1000)]\n"
+        "json.dump(rows, open(os.environ['PIECEWORK_RESULT'], 'w'))\n"
+    )
+    ended = place.run(place.order(program, store=str(tmp_path / "store")))
+    assert ended.code == 0, ended.log
+    kept = read_kept(ended.message)
+    assert kept is not None
+    rows = Store(str(tmp_path / "store")).read_result("flights.clean.7f3a9c1b04d2.1", kept)
+    assert len(rows) == 1000
+    assert result_of(Pod().exited(0, message=json.dumps(ended.message))) is None
+
+
+def test_a_result_that_cannot_be_put_into_the_store_fails_the_attempt(
+    place: Place, tmp_path: Path
+) -> None:
+    (tmp_path / "store").write_text("no folder")
+    program = (
+        "import json, os, random\n"
+        "rows = [random.random() for n in range(1000)]\n"
+        "json.dump(rows, open(os.environ['PIECEWORK_RESULT'], 'w'))\n"
+    )
+    ended = place.run(place.order(program, store=str(tmp_path / "store")))
+    assert ended.code == 1
+    assert "it cannot be written to" in ended.message["failed"]
+
+
+LEAVES_ARTIFACTS = (
+    "import os, pathlib, sys\n"
+    "folder = pathlib.Path(os.environ['PIECEWORK_ARTIFACTS'])\n"
+    "(folder / 'spark-events').mkdir()\n"
+    "(folder / 'spark-events' / 'app').write_text('events')\n"
+    "(folder / 'report.html').write_text('page')\n"
+    "sys.exit(int(sys.argv[1]))\n"
+)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_artifacts_are_kept_in_the_store_however_the_program_ended(
+    place: Place, tmp_path: Path, code: int
+) -> None:
+    order = place.order(LEAVES_ARTIFACTS, str(code), store=f"file://{tmp_path}/store")
+    ended = place.run(order)
+    assert ended.code == code
+    folder = tmp_path / "store" / "artifacts" / "flights.clean.7f3a9c1b04d2.1"
+    assert (folder / "report.html").read_text() == "page"
+    assert (folder / "spark-events" / "app").read_text() == "events"
+    assert ended.message["artifacts"] == {"files": 2, "bytes": 10}
+
+
+def test_artifacts_that_cannot_be_kept_are_told_with_the_success(
+    place: Place, tmp_path: Path
+) -> None:
+    (tmp_path / "store").write_text("no folder")
+    ended = place.run(place.order(LEAVES_ARTIFACTS, "0", store=str(tmp_path / "store")))
+    assert ended.code == 0
+    assert "2 of its 2 artifacts could not be kept" in ended.log
+    ending = ending_of(Pod().exited(0, message=json.dumps(ended.message)))
+    assert ending is not None
+    assert ending.cause.startswith("exit code 0; 2 of its 2 artifacts could not be kept at ")
+    assert "Not a directory" in ending.cause
+
+
+def test_a_store_that_the_image_cannot_write_loses_artifacts_and_says_so(place: Place) -> None:
+    ended = place.run(place.order(LEAVES_ARTIFACTS, "0", store="nosuch://bucket"))
+    assert ended.code == 0
+    assert "Protocol not known: nosuch" in ended.message["lost"]
+
+
+def test_what_programs_are_told_of_their_data_is_in_their_environment(place: Place) -> None:
+    program = (
+        "import os, pathlib\n"
+        "print(os.environ['AWS_REGION'], os.environ['HADOOP_USER_NAME'])\n"
+        "folder = pathlib.Path(os.environ['HADOOP_CONF_DIR'])\n"
+        "print('nn1:8020' in (folder / 'hdfs-site.xml').read_text())\n"
+    )
+    order = place.order(program)
+    order["launch"]["data"] = {
+        "hdfs": {"lake": ["nn1:8020"]},
+        "user": "etl",
+        "s3": {"region": "eu-west-1"},
+    }
+    order["launch"]["env"] = {"AWS_REGION": "the job's own"}
+    ended = place.run(order)
+    assert ended.log.splitlines() == ["the job's own etl", "True"]

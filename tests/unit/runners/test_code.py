@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from piecework.entrypoint.fetch import fetch_code
 from piecework.entrypoint.start import CannotStart
-from piecework.errors import ConfigError, RunnerError
+from piecework.errors import ConfigError
 from piecework.kube.client import Kube
 from piecework.runners import code
-from piecework.runners.code import Bundle, Shelf, bundle, kept_log_url, launcher, read_kept_log
+from piecework.runners.code import Bundle, Shelf, bundle, launcher
+from piecework.runners.store import Store
 from tests.unit.kube.server import Object, Server, Written, found, page, refused
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -38,7 +39,8 @@ def names(made: Bundle) -> list[str]:
 
 def shelf(*replies: Written | Exception, store: str = "") -> tuple[Shelf, Server]:
     server = Server(list(replies))
-    return Shelf(Kube(server), "jobs", store, now=lambda: NOW), server
+    place = Store(store) if store else None
+    return Shelf(Kube(server), "jobs", place, now=lambda: NOW), server
 
 
 def test_equal_folders_give_equal_bytes(tmp_path: Path) -> None:
@@ -212,15 +214,3 @@ def test_the_launcher_is_the_same_file_for_everybody() -> None:
     place, server = shelf(found({}, 201))
     assert place.put_launcher() == f"piecework-launcher-{launcher().sha256[:16]}"
     assert list(server.asked[0].body["binaryData"]) == ["launcher.pyz"]
-
-
-def test_a_kept_log_is_read_by_its_offset(tmp_path: Path) -> None:
-    store = f"file://{tmp_path}"
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "flights.clean.1a.1.log").write_bytes(b"0123456789")
-    assert kept_log_url(store + "/", "x.1") == f"{store}/logs/x.1.log"
-    assert read_kept_log(store, "flights.clean.1a.1", 2, 3) == b"234"
-    assert read_kept_log(store, "flights.clean.1a.1", 10, 3) == b""
-    assert read_kept_log(store, "none.1", 0, 3) == b""
-    with pytest.raises((RunnerError, ConfigError)):
-        read_kept_log("nosuch://x", "none.1", 0, 3)

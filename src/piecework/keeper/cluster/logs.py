@@ -16,6 +16,8 @@ from typing import IO, Protocol
 from piecework.errors import PieceworkError
 from piecework.keeper.cluster.snapshot import PodSeen, Snapshot
 from piecework.kube.client import Kube
+from piecework.runners.store import Store as Place
+from piecework.runners.store import make_folder_for
 
 logger = logging.getLogger(__name__)
 
@@ -97,16 +99,14 @@ def log_name(pod: PodSeen) -> str:
 
 
 class FilesystemStore:
-    """A store at any URL that fsspec knows."""
+    """The store of the settings, at any URL that fsspec knows."""
 
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        self._filesystem, self._root = fsspec.core.url_to_fs(url)
+    def __init__(self, store: Place) -> None:
+        self._filesystem, self._root = store.file_system()
 
     def open(self, name: str) -> IO[bytes]:
         """See `Store`."""
         path = f"{self._root}/{name}"
-        self._filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+        make_folder_for(self._filesystem, path)
         opened: IO[bytes] = self._filesystem.open(path, "wb")
         return opened

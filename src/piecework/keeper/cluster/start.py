@@ -24,6 +24,7 @@ from piecework.keeper.cluster.tending import Helpers, Sources, Tending
 from piecework.keeper.cluster.writer import Writer, open_append
 from piecework.kube.client import Kube
 from piecework.machines.provider import Provider
+from piecework.runners.store import Store
 from piecework.spec.pool import Pool, load_pools
 from piecework.spec.team import load_teams
 
@@ -138,8 +139,9 @@ def _helping(settings: Settings, keeper: Tending) -> Iterator[None]:
         act=[learning.look, reconciliation.look],
     )
     logs = None
-    if settings.store:
-        logs = kept = Logs(keeper.kube, FilesystemStore(settings.store))
+    store = Store.of(settings)
+    if store is not None:
+        logs = kept = Logs(keeper.kube, FilesystemStore(store))
         helpers.keeps_logs = True
         helpers.kept_logs = lambda: kept.kept
         helpers.act.append(logs.look)
