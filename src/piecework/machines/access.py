@@ -4,7 +4,8 @@ and the Services by which the pods of a gang find each other.
 Enter: the pools of one cluster. Leave: objects to apply. Two kinds of people have rights: the
 keeper, which reads pods and machines everywhere and changes those of the pools; and submitters
 (Airflow, the command line), which create pods in the pools' namespaces and read their logs. The
-pods themselves have none: no token is mounted.
+pods themselves have none, and no token is mounted, but for Spark's drivers, which make the pods of
+their executors: those may make and end pods, behind gates that they cannot open, and nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from piecework.plan import labels
+from piecework.plan.followers import DRIVER_ACCOUNT
 from piecework.plan.manifest import GANG_SERVICE, PRIORITY_CLASS
 from piecework.spec.pool import Pool
 
@@ -109,6 +111,7 @@ def render_access(pools: Sequence[Pool]) -> list[Object]:
             _binding("RoleBinding", KEEPER, namespace, KEEPER, home),
             _role("Role", SUBMITTER, namespace, _submitter_in_namespace()),
             _binding("RoleBinding", SUBMITTER, namespace, SUBMITTER, home),
+            *_render_drivers(pools, namespace),
         ]
     for namespace in other_namespaces_of(pools):
         objects += [
@@ -116,6 +119,30 @@ def render_access(pools: Sequence[Pool]) -> list[Object]:
             _binding("RoleBinding", KEEPER, namespace, KEEPER, home),
         ]
     return objects
+
+
+def _render_drivers(pools: Sequence[Pool], namespace: str) -> list[Object]:
+    """The account of Spark's drivers; those of pools with an account of their own have that one."""
+    named = {p.service_account for p in pools if p.namespace == namespace and p.service_account}
+    binding = _binding("RoleBinding", DRIVER_ACCOUNT, namespace, DRIVER_ACCOUNT, namespace)
+    for name in sorted(named):
+        subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+        binding["subjects"].append(subject)
+    return [
+        {**_account(DRIVER_ACCOUNT, namespace), "automountServiceAccountToken": False},
+        _role("Role", DRIVER_ACCOUNT, namespace, _driver_in_namespace()),
+        binding,
+    ]
+
+
+def _driver_in_namespace() -> list[Object]:
+    """Executors are made, watched and ended; without `patch` nobody opens a gate."""
+    return [_rule("", ["pods"], [*_READ, "create", "delete", "deletecollection"])]
+
+
+def driver_rights() -> list[tuple[str, str, str]]:
+    """What Spark's drivers must be allowed in each namespace: verb, API group, resource."""
+    return _spread(_driver_in_namespace())
 
 
 def _keeper_everywhere(pools: Sequence[Pool]) -> list[Object]:

@@ -17,6 +17,7 @@ from piecework.entrypoint.spark_sizes import LEAST_HEAP, executor_cores, memory_
 from piecework.entrypoint.start import CannotStart
 from piecework.errors import InputError, show
 from piecework.plan.plan import Plan
+from piecework.spec.job import H2oProgram, SparkProgram
 from piecework.units import MEBI, Memory
 
 #: Modes of Spark in which executors are pods.
@@ -50,8 +51,13 @@ class Division:
 
 def has_executors(plan: Plan) -> bool:
     """Whether the job's executors are pods, which its driver, a pod alone, makes."""
-    spark = plan.job.spark
-    return plan.provider != "local" and spark is not None and spark.mode in MODES
+    program = program_of(plan)
+    return plan.provider != "local" and program is not None and program.mode in MODES
+
+
+def program_of(plan: Plan) -> SparkProgram | H2oProgram | None:
+    """The job's program, where it is one of Spark's; H2O lives in Spark's executors."""
+    return plan.job.spark or plan.job.h2o
 
 
 def own_pods(plan: Plan) -> int:
@@ -91,8 +97,8 @@ def divide(plan: Plan) -> Division:
 
 def _executors_of(plan: Plan, cores: int) -> tuple[int, int]:
     """Cores of an executor, and how many a machine has; where there are GPUs, each has one."""
-    spark = plan.job.spark
-    wanted = None if spark is None else spark.conf.get("spark.executor.cores")
+    program = program_of(plan)
+    wanted = None if program is None else program.conf.get("spark.executor.cores")
     if wanted is None:
         each, count = executor_cores(cores)
         if plan.gpus and count > plan.gpus:
@@ -109,8 +115,8 @@ def _executors_of(plan: Plan, cores: int) -> tuple[int, int]:
 
 def _driver_mib(plan: Plan) -> int:
     """MiB of the driver's pod: what the job's conf says of its heap, or the driver's share."""
-    spark = plan.job.spark
-    wanted = None if spark is None else spark.conf.get("spark.driver.memory")
+    program = program_of(plan)
+    wanted = None if program is None else program.conf.get("spark.driver.memory")
     memory = plan.memory.bytes // MEBI
     if wanted is None:
         return max(_LEAST_DRIVER_MIB, min(memory // _SHARE, _MOST_DRIVER_MIB))

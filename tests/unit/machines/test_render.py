@@ -342,8 +342,22 @@ def test_each_namespace_of_a_pool_gets_its_roles() -> None:
         for name in ("piecework-keeper", "piecework-submitter"):
             found = {each["metadata"]["namespace"] for each in of_kind(rendering, kind, name)}
             assert found == {"piecework", "jobs"}
-    for binding in of_kind(rendering, "RoleBinding"):
-        assert binding["subjects"][0]["namespace"] == "piecework"
+    for name in ("piecework-keeper", "piecework-submitter"):
+        for binding in of_kind(rendering, "RoleBinding", name):
+            assert binding["subjects"][0]["namespace"] == "piecework"
+
+
+def test_a_spark_driver_makes_and_ends_pods_of_its_namespace_and_nothing_else() -> None:
+    pool = BURST.model_copy(update={"service_account": "job"})
+    rendering = render([pool, GROUPS])
+    assert rules_of(rendering, "piecework-driver") == {
+        (verb, "pods") for verb in ("get", "list", "watch", "create", "delete", "deletecollection")
+    }
+    for binding in of_kind(rendering, "RoleBinding", "piecework-driver"):
+        namespace = binding["metadata"]["namespace"]
+        named = [(each["name"], each["namespace"]) for each in binding["subjects"]]
+        own = [("job", namespace)] if namespace == pool.namespace else []
+        assert named == [("piecework-driver", namespace), *own]
 
 
 def test_where_others_make_pods_the_keeper_may_do_with_pods_what_it_must() -> None:

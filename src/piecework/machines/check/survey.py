@@ -32,10 +32,17 @@ from piecework.kube.client import (
 )
 from piecework.kube.transport import UnreachableError
 from piecework.machines import groups
-from piecework.machines.access import KEEPER, keeper_rights, namespaces_of, submitter_rights
+from piecework.machines.access import (
+    KEEPER,
+    driver_rights,
+    keeper_rights,
+    namespaces_of,
+    submitter_rights,
+)
 from piecework.machines.policies import PODS as POLICY
 from piecework.machines.render import AUTOSCALER_NAMESPACE
 from piecework.plan import labels
+from piecework.plan.followers import DRIVER_ACCOUNT
 from piecework.plan.manifest import GANG_SERVICE
 from piecework.plan.manifest import PRIORITY_CLASS as PRIORITY
 from piecework.spec.pool import Pool
@@ -71,6 +78,7 @@ class Part(StrEnum):
     POLICIES = "admission policies"
     RIGHTS = "your own rights"
     KEEPER_RIGHTS = "the keeper's rights"
+    DRIVER_RIGHTS = "the rights of Spark's drivers"
     NODE_POOLS = "NodePools"
     NODES = "nodes"
     PODS = "the pods on the pools' machines"
@@ -151,6 +159,7 @@ class Survey:
     has_policies: bool | None = None
     missing_rights: tuple[Right, ...] = ()
     missing_keeper_rights: tuple[Right, ...] | None = None
+    missing_driver_rights: tuple[Right, ...] = ()
     node_pools: Mapping[str, Object] | None = None
     nodes: tuple[Object, ...] = ()
     pods: Mapping[str, Sequence[Object]] = field(default_factory=dict)
@@ -206,6 +215,9 @@ def survey(pools: Sequence[Pool], kube: Reader, cloud: Cloud | None, now: dateti
         missing_rights=look.at(Part.RIGHTS, lambda: _missing_own(kube, pools), ()),
         missing_keeper_rights=look.at(
             Part.KEEPER_RIGHTS, lambda: _missing_of_keeper(kube, pools, names[0]), None
+        ),
+        missing_driver_rights=look.at(
+            Part.DRIVER_RIGHTS, lambda: _missing_of_drivers(kube, pools), ()
         ),
         nodes=look.at(Part.NODES, lambda: _nodes(kube), ()),
     )
@@ -285,6 +297,17 @@ def _missing_of_keeper(kube: Reader, pools: Sequence[Pool], home: str) -> tuple[
     wanted = [Right(*right) for right in keeper_rights(pools)]
     who = {"user": f"system:serviceaccount:{home}:{KEEPER}"}
     return tuple(right for right in wanted if not _may(kube, _REVIEW, right, who))
+
+
+def _missing_of_drivers(kube: Reader, pools: Sequence[Pool]) -> tuple[Right, ...]:
+    """Of the accounts that Spark's drivers have, one in each namespace or the pool's own."""
+    accounts = {(pool.namespace, pool.service_account or DRIVER_ACCOUNT): None for pool in pools}
+    return tuple(
+        right
+        for namespace, account in accounts
+        for right in (Right(*each, namespace) for each in driver_rights())
+        if not _may(kube, _REVIEW, right, {"user": f"system:serviceaccount:{namespace}:{account}"})
+    )
 
 
 def _may(kube: Reader, kind: Kind, right: Right, who: Mapping[str, str]) -> bool:

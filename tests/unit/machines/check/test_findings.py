@@ -88,16 +88,19 @@ def test_a_service_of_gangs_that_hides_pods_until_they_are_ready_is_told() -> No
 def test_rights_that_are_missing_are_named() -> None:
     cluster = cluster_for(BURST)
     cluster.forbidden = {("create", "pods"), ("delete", "nodeclaims")}
-    mine, keepers = hurting(check(BURST, cluster=cluster))
+    mine, keepers, drivers = hurting(check(BURST, cluster=cluster))
     assert mine.what.startswith("you may not: create pods in piecework")
     assert "may not: delete nodeclaims.karpenter.sh in the whole cluster" in keepers.what
+    assert "can't make their executors" in drivers.what
+    assert drivers.severity is Severity.WARNING
 
 
 def test_the_keepers_rights_are_asked_of_its_service_account_where_it_has_one() -> None:
     cluster = cluster_for(BURST)
     check(BURST, cluster=cluster)
     users = {each["user"] for each in cluster.asked if "user" in each}
-    assert users == {"system:serviceaccount:piecework:piecework-keeper"}
+    driver = "system:serviceaccount:piecework:piecework-driver"
+    assert users == {"system:serviceaccount:piecework:piecework-keeper", driver}
     assert {"subresource": "log"}.items() <= next(
         each["resourceAttributes"].items()
         for each in cluster.asked
@@ -106,7 +109,7 @@ def test_the_keepers_rights_are_asked_of_its_service_account_where_it_has_one() 
     cluster.remove("ServiceAccount", "piecework-keeper")
     cluster.asked.clear()
     check(BURST, cluster=cluster)
-    assert not any("user" in each for each in cluster.asked)
+    assert {each["user"] for each in cluster.asked if "user" in each} == {driver}
 
 
 def test_clusters_that_know_no_policies_do_without() -> None:
