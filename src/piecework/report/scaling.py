@@ -13,7 +13,8 @@ all worked or none. On more cores it is at most T (nothing scales) and at least 
 Of Spark more is known: the time outside tasks, which no slot shortens; B, the slots' busy seconds;
 C, the longest chain of tasks. On s slots the tasks take max(C, B / s) at least, and at most
 C + (B - C) / s (R. L. Graham, Bounds on Multiprocessing Timing Anomalies, 1969). Sparklens reasons
-in the same way. Both ranges are joined, because slots and cores may each be what is short.
+in the same way. Tasks can't be divided, so fewer slots may even be a little quicker; that much is
+left to the noise. Both ranges are joined: slots and cores may each be what is short.
 """
 
 from __future__ import annotations
@@ -84,10 +85,10 @@ def _time_of_tasks(tasks: Tasks, slots: float) -> Span:
         return chain + (busy - chain) / max(1.0, slots)
 
     # Half a slot runs no task, but half of a core's time runs one in twice the time.
-    slower = max(1.0, 1 / slots)
-    late = max(1.0, tasks.seconds / most(tasks.slots)) if busy else 1.0
-    scaled = tasks.seconds * tasks.slots / slots
-    bound = late * most(slots) * slower
+    late = max(1.0, tasks.seconds / most(tasks.slots)) if busy > 1e-6 else 1.0
+    bound, least = late * most(slots) * max(1.0, 1 / slots), max(chain, busy / slots)
     if slots < tasks.slots:
-        return Span(max(tasks.seconds, busy / slots, chain), min(bound, scaled))
-    return Span(max(chain, busy / slots, scaled), min(bound, tasks.seconds))
+        return Span(max(tasks.seconds, least), max(tasks.seconds, bound))
+    if slots > tasks.slots:
+        return Span(least, min(tasks.seconds, bound))
+    return Span(tasks.seconds, tasks.seconds)
