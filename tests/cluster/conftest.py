@@ -35,6 +35,7 @@ from testbed.place import Place
 from testbed.size import size_of
 from tests.cluster import cluster_pools
 from tests.cluster.cluster_pools import ClusterPool
+from tests.cluster.pool_place import PoolPlace, pool_with_a_machine
 
 _CLAIMS = "karpenter.sh/v1"
 _numbers = itertools.count(1)
@@ -140,6 +141,15 @@ def start_machine(here: Place, api: Api) -> Iterator[StartMachine]:
     for name in started:
         machine.stop(here, name, why="the test is over")
         api.delete("Node", name)
+
+
+@pytest.fixture
+def cluster_pool(
+    one: Cluster, here: Place, namespace: str, start_machine: StartMachine, tmp_path: Path
+) -> Iterator[PoolPlace]:
+    """A pool with one machine that is there already, and no keeper."""
+    with pool_with_a_machine(one, here, namespace, start_machine, tmp_path) as place:
+        yield place
 
 
 @pytest.fixture

@@ -6,142 +6,24 @@ label and the taint of a pool, as an autoscaler would start them.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pytest
 
-from piecework.config import Settings
-from piecework.kube.client import POD, PRIORITY_CLASS, AlreadyThereError, Kube, Object
+from piecework.kube.client import POD
 from piecework.ledger.events import Outcome
 from piecework.plan import labels
-from piecework.plan.choose import plan_job
-from piecework.plan.manifest import INSTANCE_TYPE
-from piecework.plan.price import load_price_book
 from piecework.runners.kubernetes import KubernetesRunner
-from piecework.runners.pod_view import PodView
 from piecework.runners.pods import attempt_of
-from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner
-from piecework.spec.job import Job
-from piecework.spec.pool import Group
-from piecework.spec.pool import Pool as MachinePool
-from testbed import components, faults, hdfs, images, programs
+from piecework.runners.runner import AttemptStatus
+from testbed import faults, images
 from testbed.place import Place
-from tests.cluster.conftest import Cluster, StartMachine
-
-TYPE = "m6a.large"
-
-
-@dataclass
-class PoolPlace:
-    """A pool with a machine, a folder of programs, and a runner."""
-
-    kube: Kube
-    pool: MachinePool
-    settings: Settings
-    view: PodView
-    code: Path
-
-    @property
-    def runner(self) -> KubernetesRunner:
-        """A new one each time, as another process would have."""
-        return KubernetesRunner(self.pool, self.settings, view=self.view)
-
-    def request(self, number: int = 1, run: str = "test.job.0a1b2c", **job: Any) -> AttemptRequest:
-        asked = Job.model_validate(job)
-        plan = plan_job(
-            "job",
-            asked,
-            pool=self.pool,
-            prices=load_price_book(self.pool),
-            settings=self.settings,
-        )
-        return AttemptRequest(run, number, plan, Owner("cli"), self.code, "", pipeline="test")
-
-    def start_python(self, program: str, **job: Any) -> str:
-        """Starts a program given as its text, with its gate open."""
-        (self.code / "job.py").write_text(program)
-        return self.start(python="job.py", **job)
-
-    def start(self, **job: Any) -> str:
-        attempt = self.runner.start(self.request(**job)).attempt
-        self.admit(attempt)
-        return attempt
-
-    def pods(self) -> list[Object]:
-        return self.kube.list(POD, self.pool.namespace).items
-
-    def admit(self, attempt: str) -> None:
-        name = labels.pod_name(attempt)
-        change = [{"op": "remove", "path": "/spec/schedulingGates/0"}]
-        assert self.kube.patch(POD, name, change, self.pool.namespace, json_patch=True)
-
-    def wait(
-        self, attempt: str, condition: Callable[[AttemptStatus], object], seconds: float = 90
-    ) -> AttemptStatus:
-        end = time.monotonic() + seconds
-        runner, run = self.runner, attempt.rpartition(".")[0]
-        status = None
-        while time.monotonic() < end:
-            status = runner.status(attempt)
-            if status is not None and condition(status):
-                return status
-            runner.wait_for_change(run, 5)
-        pytest.fail(f"{attempt} is {status}")
-
-    def ended(self, attempt: str, seconds: float = 90) -> AttemptStatus:
-        return self.wait(attempt, lambda status: status.state == "ended", seconds)
-
-    def running(self, attempt: str) -> AttemptStatus:
-        return self.wait(attempt, lambda status: status.state == "running")
-
-    def log(self, attempt: str) -> bytes:
-        runner, data = self.runner, b""
-        while chunk := runner.read_log(attempt, len(data)):
-            data += chunk
-        return data
-
-
-@pytest.fixture
-def cluster_pool(
-    one: Cluster, here: Place, namespace: str, start_machine: StartMachine, tmp_path: Path
-) -> Iterator[PoolPlace]:
-    """A pool with one machine that is there already."""
-    kube = Kube.connect(one.kubeconfig)
-    pool = MachinePool(
-        name="work",
-        provider="asg",
-        kubeconfig=one.kubeconfig,
-        namespace=namespace,
-        image=images.push_base(here, programs.say),
-        groups=(Group(name="work", type=TYPE),),
-    )
-    priority: Object = {"metadata": {"name": "piecework"}, "value": 0, "preemptionPolicy": "Never"}
-    with contextlib.suppress(AlreadyThereError):
-        kube.create(PRIORITY_CLASS, priority)
-    start_machine(
-        TYPE,
-        labels={labels.POOL: pool.name, INSTANCE_TYPE: TYPE},
-        taints=[f"{labels.POOL}={pool.name}:NoSchedule"],
-    )
-    code = tmp_path / "code"
-    code.mkdir()
-    settings = Settings(home=tmp_path / "home", ledger_url=f"sqlite:///{tmp_path}/ledger.sqlite")
-    view = PodView(kube, namespace)
-    place = PoolPlace(kube, pool, settings, view, code)
-    yield place
-    view.close()
-    for pod in place.pods():  # without a keeper nobody takes the finalizers off
-        change = {"metadata": {"finalizers": None}}
-        kube.patch(POD, pod["metadata"]["name"], change, namespace)
+from tests.cluster.conftest import Cluster
+from tests.cluster.pool_place import TYPE, PoolPlace
 
 
 def test_a_container_runs_as_it_is_and_its_message_is_its_result(
@@ -319,27 +201,6 @@ def test_an_image_that_is_missing_is_named_while_it_waits(cluster_pool: PoolPlac
     assert "not found" in status.reason
     cluster_pool.runner.cancel(attempt, "enough")
     assert cluster_pool.ended(attempt).outcome is Outcome.CANCELLED
-
-
-@pytest.mark.layer("hdfs")
-def test_code_comes_from_a_store_that_the_pod_reads(cluster_pool: PoolPlace, here: Place) -> None:
-    hdfs.start(here, 1)
-    try:
-        address = hdfs.web_url(here).removeprefix("http://").partition("/")[0]
-        cluster_pool.settings = Settings(
-            home=cluster_pool.settings.home,
-            ledger_url=cluster_pool.settings.ledger_url,
-            store=f"webhdfs://{address}/piecework",
-        )
-        image = images.shipped(here, "python")
-        attempt = cluster_pool.start_python("print('from the store')", image=image)
-        status = cluster_pool.ended(attempt, 240)
-        assert status.outcome is Outcome.SUCCESS, (status, cluster_pool.log(attempt))
-        assert cluster_pool.log(attempt) == b"from the store\n"
-    finally:
-        for component in components.names(here):
-            if component.startswith("hdfs-"):
-                components.stop(here, component)
 
 
 def test_the_command_line_runs_reads_and_cancels_a_job_on_a_cluster(

@@ -1,0 +1,151 @@
+"""Data, code, results and artifacts on a real HDFS and S3, from pods of a real cluster.
+
+S3 is moto's server. It takes any credentials but asks for some, and clients refuse to ask without:
+those of pods come from a Secret, those of this process from its environment. HDFS is named by a
+name service, of whose two NameNodes the first is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from piecework.ledger.events import Outcome
+from piecework.runners.store import Store
+from testbed import aws, components, hdfs, images
+from testbed.api import Api
+from testbed.place import Place
+from tests.cluster.cluster_pools import AWS_ENVIRONMENT
+from tests.cluster.pool_place import PoolPlace
+
+pytestmark = pytest.mark.layer("hdfs")
+
+BUCKET = "piecework"
+SECRET = "lake-credentials"
+
+
+@pytest.fixture
+def lake(here: Place) -> Iterator[dict[str, Any]]:
+    """The name service `lake`, as [data.hdfs] has it."""
+    hdfs.start(here, 1)
+    address = hdfs.url(here).removeprefix("hdfs://")
+    host = address.partition(":")[0]
+    yield {"lake": {"namenodes": [f"{host}:9001", address]}}
+    for component in components.names(here):
+        if component.startswith("hdfs-"):
+            components.stop(here, component)
+
+
+@pytest.fixture
+def s3(
+    here: Place, api: Api, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, Any]]:
+    """A bucket, a Secret for pods, and [data.s3]."""
+    aws.start(here)
+    aws.client(here, "s3").create_bucket(Bucket=BUCKET)
+    credentials = {"AWS_ACCESS_KEY_ID": "testbed", "AWS_SECRET_ACCESS_KEY": "testbed"}
+    api.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": SECRET, "namespace": namespace},
+            "stringData": credentials,
+        }
+    )
+    for variable, value in AWS_ENVIRONMENT.items():
+        monkeypatch.setenv(variable, value)
+    yield {"endpoint": here.aws, "region": aws.REGION, "path_style": True}
+    client = aws.client(here, "s3")
+    for found in client.list_objects_v2(Bucket=BUCKET).get("Contents", ()):
+        client.delete_object(Bucket=BUCKET, Key=found["Key"])
+    client.delete_bucket(Bucket=BUCKET)
+
+
+MOVES_ROWS = """
+import json, os, pathlib, random
+import fsspec
+
+with fsspec.open("hdfs://lake/rows.csv", "w") as stream:
+    stream.write("x,y\\n1,2\\n3,4\\n")
+with fsspec.open("hdfs://lake/rows.csv") as stream:
+    rows = stream.read()
+with fsspec.open(os.environ["PIECEWORK_DATA"] + "/rows.csv", "wb") as stream:
+    stream.write(rows)
+folder = pathlib.Path(os.environ["PIECEWORK_ARTIFACTS"])
+(folder / "plots").mkdir()
+(folder / "plots" / "report.html").write_text("page")
+result = {"rows": rows.decode(), "noise": [random.random() for n in range(1000)]}
+json.dump(result, open(os.environ["PIECEWORK_RESULT"], "w"))
+"""
+
+
+def test_python_reaches_hdfs_and_s3_and_leaves_code_result_and_artifacts_there(
+    cluster_pool: PoolPlace, here: Place, lake: dict[str, Any], s3: dict[str, Any]
+) -> None:
+    cluster_pool.change(
+        store=f"s3://{BUCKET}/store",
+        data=f"s3://{BUCKET}/data",
+        access={"hdfs": lake, "s3": s3, "secret": SECRET},
+    )
+    image = images.shipped(here, "python")
+    attempt = cluster_pool.start_python(MOVES_ROWS, image=image)
+    status = cluster_pool.ended(attempt, 240)
+    assert status.outcome is Outcome.SUCCESS, (status, cluster_pool.log(attempt))
+    assert status.lost is None
+    assert status.result["rows"] == "x,y\n1,2\n3,4\n"
+    assert len(status.result["noise"]) == 1000
+    names = {
+        found["Key"] for found in aws.client(here, "s3").list_objects_v2(Bucket=BUCKET)["Contents"]
+    }
+    assert f"store/artifacts/{attempt}/plots/report.html" in names
+    assert f"store/results/{attempt}.json" in names
+    assert "data/rows.csv" in names
+    assert any(name.startswith("store/code/") for name in names)
+    assert hdfs.command(here, "-cat", "/rows.csv") == "x,y\n1,2\n3,4\n"
+    store = Store.of(cluster_pool.settings)
+    assert store is not None
+    assert store.read(f"artifacts/{attempt}/plots/report.html") == b"page"
+
+
+def test_a_store_that_the_pod_has_no_credentials_for_is_named(
+    cluster_pool: PoolPlace, here: Place, s3: dict[str, Any]
+) -> None:
+    cluster_pool.change(store=f"s3://{BUCKET}/store", access={"s3": s3})
+    image = images.shipped(here, "python")
+    attempt = cluster_pool.start_python("print('never')", image=image, timeout="60s")
+    status = cluster_pool.ended(attempt, 240)
+    assert status.outcome is Outcome.ERROR
+    assert status.cause is not None
+    assert status.cause.startswith(f"the code cannot be read from s3://{BUCKET}/store/code/")
+    assert "redentials" in status.cause
+
+
+COUNTS_ROWS = """
+import json, os
+from pyspark.sql import SparkSession
+
+spark = SparkSession.builder.getOrCreate()
+rows = spark.read.option("header", True).csv("hdfs://lake/rows.csv")
+rows.write.mode("overwrite").parquet("hdfs://lake/copy")
+count = spark.read.parquet("hdfs://lake/copy").count()
+json.dump({"rows": count}, open(os.environ["PIECEWORK_RESULT"], "w"))
+"""
+
+
+def test_spark_reaches_a_name_service_of_hdfs_and_takes_its_code_from_there(
+    cluster_pool: PoolPlace, here: Place, lake: dict[str, Any]
+) -> None:
+    cluster_pool.change(store="hdfs://lake/piecework", access={"hdfs": lake, "user": "etl"})
+    store = Store.of(cluster_pool.settings)
+    assert store is not None
+    fs, _ = store.file_system()
+    fs.pipe_file("/rows.csv", b"x,y\n1,2\n3,4\n")
+    (cluster_pool.code / "job.py").write_text(COUNTS_ROWS)
+    attempt = cluster_pool.start(spark="job.py", image=images.shipped(here, "spark"))
+    status = cluster_pool.ended(attempt, 400)
+    assert status.outcome is Outcome.SUCCESS, (status, cluster_pool.log(attempt))
+    assert status.result == {"rows": 2}
+    assert any("spark-events" in name for name in fs.find(f"/piecework/artifacts/{attempt}"))
+    assert "etl" in hdfs.command(here, "-ls", "/copy")
