@@ -39,13 +39,17 @@ class JobPartial(OperatorPartial):
 
     @classmethod
     def of(cls, partial: OperatorPartial, retries: int | Mapping[str, int] | None) -> JobPartial:
-        """Airflow's own, with the job's retries beside Airflow's number of them."""
+        """Airflow's own, with the limits of jobs beside those that Airflow knows of tasks."""
         partial._expand_called = True  # else it complains that it is not mapped
-        if retries is None:
-            retries = partial.kwargs.get("retries")
+        kwargs = dict(partial.kwargs)
+        timeout = kwargs.get("execution_timeout")
+        mapped = {
+            "retries": kwargs.get("retries") if retries is None else retries,
+            "timeout": timeout and timeout.total_seconds(),
+        }
         return cls(
             operator_class=partial.operator_class,
-            kwargs={**partial.kwargs, "mapped": {"retries": retries}},
+            kwargs={**kwargs, "execution_timeout": None, "mapped": mapped},
             params=partial.params,
         )
 

@@ -65,6 +65,7 @@ class JobOperator(BaseOperator):
         python: Any = None,
         spark: Any = None,
         dask: Any = None,
+        h2o: Any = None,
         container: Any = None,
         args: Any = None,
         env: Any = None,
@@ -79,6 +80,7 @@ class JobOperator(BaseOperator):
         description: str | None = None,
         retries: int | Mapping[str, int] | None = None,
         retry_delay: timedelta | float = RETRY_DELAY,
+        execution_timeout: timedelta | None = None,
         priority_weight: int | None = None,
         weight_rule: Any = "absolute",
         mapped: Mapping[str, Any] | None = None,
@@ -88,6 +90,7 @@ class JobOperator(BaseOperator):
             "python": python,
             "spark": spark,
             "dask": dask,
+            "h2o": h2o,
             "container": container,
             "args": args,
             "env": env,
@@ -102,7 +105,7 @@ class JobOperator(BaseOperator):
             "description": description,
         }
         document = read_document(job, fields, kwargs.get("default_args") or {})
-        set_retries(document, retries, mapped)
+        set_limits(document, retries, execution_timeout, mapped)
         take_priority(document, priority_weight)
         checked = self._take_job(document)
         if checked.description:
@@ -112,6 +115,7 @@ class JobOperator(BaseOperator):
         super().__init__(
             retries=checked.retries.error,
             retry_delay=retry_delay,
+            execution_timeout=None,
             priority_weight=checked.priority if priority_weight is None else priority_weight,
             weight_rule=weight_rule,
             **kwargs,
@@ -283,16 +287,23 @@ def read_document(
     return given | Job.rewrite(dict(job))
 
 
-def set_retries(
+def set_limits(
     document: dict[str, Any],
     retries: int | Mapping[str, int] | None,
+    timeout: timedelta | float | None,
     mapped: Mapping[str, Any] | None,
 ) -> None:
-    """The operator's `retries` are the job's, where that says nothing of its own."""
+    """The operator's `retries` and `execution_timeout` are the job's, where that says nothing.
+
+    Airflow itself is not told of the timeout: its clock runs while the job waits for a machine.
+    """
     if mapped is not None:
-        retries = mapped["retries"]
+        retries, timeout = mapped["retries"], mapped["timeout"]
     if retries is not None and "retries" not in document:
         document["retries"] = retries if isinstance(retries, int) else dict(retries)
+    if timeout is not None and "timeout" not in document:
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
+        document["timeout"] = f"{max(1, round(seconds))}s"
 
 
 def take_priority(document: dict[str, Any], weight: int | None) -> None:
@@ -308,6 +319,7 @@ _PLACEHOLDER: Mapping[str, Any] = {
     "python": "program.py",
     "spark": "program.py",
     "dask": "program.py",
+    "h2o": "program.py",
     "container": {"image": "program"},
 }
 

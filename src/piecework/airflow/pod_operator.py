@@ -29,7 +29,7 @@ from piecework.airflow.operator import (
     RETRY_DELAY,
     ends_in_worker,
     render_or_fail,
-    set_retries,
+    set_limits,
     take_priority,
 )
 from piecework.airflow.pod_trigger import PodTrigger
@@ -76,28 +76,30 @@ class MachinePodOperator(KubernetesPodOperator):
         pipeline: str | None = None,
         retries: int | Mapping[str, int] | None = None,
         retry_delay: timedelta | float = RETRY_DELAY,
+        execution_timeout: timedelta | None = None,
         priority_weight: int | None = None,
         weight_rule: Any = "absolute",
         mapped: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        limit = kwargs.get("active_deadline_seconds") or kwargs.get("execution_timeout")
         fields = {
             "machine": machine,
             "pool": machine_pool,
             "team": team,
             "priority": priority,
-            "timeout": timeout if limit is None or timeout is not None else _seconds(limit),
+            "timeout": timeout,
             "deadline": deadline,
             "on_deadline": on_deadline,
         }
         document = {name: value for name, value in fields.items() if value is not None}
-        set_retries(document, retries, mapped)
+        set_limits(document, None, kwargs.get("active_deadline_seconds"), None)
+        set_limits(document, retries, execution_timeout, mapped)
         take_priority(document, priority_weight)
         checked = Job.model_validate({**document, "container": {"image": "program"}})
         super().__init__(
             retries=checked.retries.error + LOST_WORKERS,
             retry_delay=retry_delay,
+            execution_timeout=None,
             priority_weight=checked.priority if priority_weight is None else priority_weight,
             weight_rule=weight_rule,
             **kwargs,
@@ -232,11 +234,6 @@ class MachinePodOperator(KubernetesPodOperator):
                 operator=self,
                 **more,
             )
-
-
-def _seconds(limit: timedelta | float) -> str:
-    seconds = limit.total_seconds() if isinstance(limit, timedelta) else float(limit)
-    return f"{max(1, round(seconds))}s"
 
 
 def to_model(pod: Mapping[str, Any]) -> k8s.V1Pod:

@@ -121,15 +121,22 @@ def test_a_part_that_is_gone_fails_the_task_and_says_so() -> None:
 def test_airflow_is_told_of_mapped_tasks_what_it_is_told_of_others() -> None:
     retries = {"error": 1, "infrastructure": 4}
     with dag(default_args={"retries": 2, "machine": {"cpu": 4}}):
-        same: dict[str, Any] = {"python": "a.py", "priority": 7, "retries": retries}
+        same: dict[str, Any] = {
+            "python": "a.py",
+            "priority": 7,
+            "retries": retries,
+            "execution_timeout": timedelta(minutes=5),
+        }
         one = JobOperator(task_id="one", **same)
         many = JobOperator.partial(task_id="many", **same).expand(args=[["1"], ["2"]])
         plain = JobOperator.partial(task_id="plain", python="a.py").expand(args=[["1"]])
-    for name in ("retries", "retry_delay", "priority_weight", "weight_rule"):
+    for name in ("retries", "retry_delay", "priority_weight", "weight_rule", "execution_timeout"):
         assert getattr(many, name) == getattr(one, name), name
     assert (many.retries, many.retry_delay, plain.retries) == (1, timedelta(seconds=5), 2)
     job = request_of(many, 1).plan.job
     assert (job.retries.infrastructure, job.priority, int(job.machine.cpu or 0)) == (4, 7, 4)
+    assert job.timeout == timedelta(minutes=5)  # of an attempt; Airflow's counts the waiting, too
+    assert many.execution_timeout is None
 
 
 def test_a_wrong_part_is_an_error_of_the_file_and_names_the_task_and_its_number() -> None:

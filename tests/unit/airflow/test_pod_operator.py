@@ -119,6 +119,30 @@ def test_limits_of_kubernetespodoperator_are_the_jobs() -> None:
     assert job.priority == 7
 
 
+def test_airflows_clock_does_not_run_while_the_pod_waits_for_a_machine() -> None:
+    task = make(execution_timeout=timedelta(minutes=5))
+    assert task.execution_timeout is None
+    assert task.document["timeout"] == "5m"
+
+
+def test_mapped_pods_have_the_limits_of_others() -> None:
+    from piecework.airflow.pod_operator import MachinePodOperator
+
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)):
+        mapped = MachinePodOperator.partial(
+            task_id="t",
+            image="a:1",
+            machine={"cpu": 2},
+            kubernetes_conn_id=None,
+            retries={"infrastructure": 5, "error": 2},
+            execution_timeout=timedelta(minutes=5),
+        ).expand(cmds=[["a"], ["b"]])
+    one: Any = mapped.unmap({"cmds": ["a"]})
+    assert (mapped.retries, one.retries, mapped.execution_timeout) == (5, 5, None)
+    assert one.document["retries"] == {"infrastructure": 5, "error": 2}
+    assert one.document["timeout"] == "5m"
+
+
 def test_a_trigger_is_made_again_from_what_it_says_of_itself() -> None:
     trigger = hand_over(machine={"cpu": 2})
     _, kwargs = trigger.serialize()
