@@ -170,6 +170,24 @@ def test_what_a_gang_used_is_added_up_and_its_peak_is_the_highest() -> None:
     assert set(merge_use([None]).values()) == {None}
 
 
+def test_what_an_engine_tells_of_its_whole_cluster_is_taken_once() -> None:
+    head = {"cpu_seconds": 1.5, "dask": {"threads": 8, "busy_seconds": 9.5, "wall_seconds": 4.0}}
+    worker = {"cpu_seconds": 2.0, "dask": {"threads": 2, "wall_seconds": 3.5}, "spark": "none"}
+    merged = merge_use([worker, head])
+    assert merged["cpu_seconds"] == 3.5
+    assert merged["dask"] == head["dask"]
+    assert "spark" not in merged
+
+
+def test_rubbish_in_a_pods_last_message_stops_nobody() -> None:
+    rubbish = {"cpu_seconds": "many", "peak_memory_bytes": [], "dask": {"wall_seconds": "long"}}
+    odd = {"cpu_seconds": float("nan"), "read_bytes": -1, "dask": {"wall_seconds": 1}}
+    merged = merge_use([rubbish, {"cpu_seconds": 2, "peak_memory_bytes": 7}, odd])
+    assert (merged["cpu_seconds"], merged["peak_memory_bytes"]) == (2, 7)
+    assert merged["read_bytes"] is None
+    assert merged["dask"] == {"wall_seconds": 1}
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4),
