@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from piecework.engines.engine import Engine, Launch, engine_names, find_engine, launch
 from piecework.errors import ConfigError, InputError
 from piecework.spec.job import ENGINES
+from piecework.units import Memory
 from tests.unit.engines.plans import make_plan
 
 CODE = Path("/code")
@@ -56,6 +58,22 @@ def test_spark_refuses_properties_that_the_machine_decides() -> None:
     plan = make_plan(spark={"file": "a.py", "conf": {"spark.master": "local[64]"}})
     with pytest.raises(InputError, match=r"job clean: spark\.conf sets spark\.master.*Remove it"):
         launch(plan, CODE)
+
+
+def test_where_executors_are_pods_their_size_and_place_are_the_machines_to_say() -> None:
+    conf = {"spark.executor.memory": "64g"}
+    job = {"file": "a.py", "mode": "kubernetes", "conf": conf}
+    with pytest.raises(InputError, match=r"spark\.conf sets spark\.executor\.memory.*fill their"):
+        launch(make_plan(spark=job), CODE)
+    assert launch(make_plan(spark={**job, "mode": "standalone"}), CODE).program["conf"] == conf
+
+
+def test_a_driver_with_executors_that_do_not_fit_is_refused_where_it_is_asked_for() -> None:
+    plan = make_plan(spark={"file": "a.py", "mode": "kubernetes"})
+    small = replace(plan, provider="karpenter", memory=Memory.parse("1Gi"))
+    with pytest.raises(InputError, match="job clean: its machines have 1024 MiB for it"):
+        launch(small, CODE)
+    assert launch(replace(small, provider="local"), CODE).program["mode"] == "kubernetes"
 
 
 def test_the_engines_of_the_spec_are_the_engines_there_are() -> None:
