@@ -384,6 +384,25 @@ def test_a_gang_ends_as_the_first_that_failed_by_itself() -> None:
     assert attempt_status(done, at(100)).result == 7
 
 
+def test_a_gang_with_a_head_ends_as_its_head_did_when_all_have() -> None:
+    failed = Pod(1, count=2, led=True).exited(1, 20)
+    running = [failed, Pod(0, count=2, led=True).running()]
+    assert attempt_status(running, at(100)).state == "running"
+    late = Pod(2, count=3, led=True).exited(143, 45)
+    done = [late, failed, Pod(0, count=3, led=True).exited(0, 40, message=said(7))]
+    status = attempt_status(done, at(100))
+    assert (status.outcome, status.result, status.ended_at) == (Outcome.SUCCESS, 7, at(40))
+    broken = [Pod(1, count=2, led=True).exited(0, 20), Pod(0, count=2, led=True).exited(3, 30)]
+    assert attempt_status(broken, at(100)).exit_code == 3
+
+
+def test_what_an_engine_made_says_nothing_about_its_attempt() -> None:
+    driver, executor = Pod().exited(0, 40), Pod().running()
+    executor["metadata"]["labels"][labels.ROLE] = labels.FOLLOWER
+    status = attempt_status([executor, driver], at(100))
+    assert (status.state, status.outcome) == ("ended", Outcome.SUCCESS)
+
+
 def test_the_main_container_is_the_one_that_the_pod_names() -> None:
     pod = Pod().exited(0)
     pod["spec"]["containers"].insert(0, {"name": "proxy"})

@@ -5,6 +5,7 @@ from typing import Any
 
 from piecework.keeper.cluster.actions import (
     Admit,
+    AdmitFollowers,
     EndAttempt,
     GiveBack,
     MarkRecorded,
@@ -18,7 +19,7 @@ from piecework.kube.transport import UnreachableError
 from piecework.ledger.events import Outcome
 from piecework.machines.karpenter import Karpenter
 from piecework.plan import labels
-from tests.unit.keeper.cluster.worlds import NOW, attempt, machine, pod, pool
+from tests.unit.keeper.cluster.worlds import NOW, attempt, follower, machine, pod, pool
 from tests.unit.kube.server import Asked, Reply, Server, found, refused
 
 _ANY = {"metadata": {"name": "x", "uid": "uid-run-0", "resourceVersion": "9"}}
@@ -63,6 +64,22 @@ def test_an_admission_that_buys_says_what_it_waits_for_in_the_same_step() -> Non
     added = [operation["value"] for operation in server.asked[0].body if operation["op"] == "add"]
     assert json.loads(added[1])["reason"] == "no machine yet"
     assert json.loads(added[1])["since"] == json.loads(added[0])["at"]
+
+
+def test_followers_gates_are_opened_after_machines_were_handed_over_to_their_run() -> None:
+    executor, server = _executor(found(_ANY), found(_ANY))
+    made = follower("run", 7, gated=True)
+    run = attempt(pod("run", node="node-d", started=-20), made)
+    _apply(executor, AdmitFollowers(run, (made,), NOW, (machine("m"),)))
+    assert _methods(server) == [("PATCH", "node-m"), ("PATCH", "run-exec-7")]
+
+
+def test_where_only_some_pods_are_to_end_the_others_are_left_alone() -> None:
+    executor, server = _executor(found(_ANY), found(_ANY), found(_ANY), found(_ANY))
+    made = follower("run", 7, node="node-e", started=-20)
+    run = attempt(pod("run", node="node-d", started=-20), made)
+    _apply(executor, EndAttempt(run, Outcome.CANCELLED, "over", NOW, only=(made,)))
+    assert {name for _, name in _methods(server)} == {"run-exec-7"}
 
 
 def test_a_machine_that_vanished_before_its_hand_over_opens_no_gate() -> None:
