@@ -18,9 +18,16 @@ from typing import Any
 import pytest
 
 from piecework.entrypoint import tree
+from piecework.ledger.events import Outcome
 from piecework.runners.code import bundle, launcher
+from piecework.spec.job import Job
+from tests.local.attempts import place
+from tests.local.jobs import run_job
 
 pytestmark = pytest.mark.layer("dask")
+
+
+ROWS = "def double(number):\n    return number * 2\n"
 
 
 @dataclass
@@ -50,7 +57,7 @@ class Pods:
         for folder in (code, work):
             folder.mkdir(exist_ok=True)
         (code / "job.py").write_text(textwrap.dedent(program))
-        (code / "rows.py").write_text("def double(number):\n    return number * 2\n")
+        (code / "rows.py").write_text(ROWS)
         made = bundle(code)
         (self.path / "code.zip").write_bytes(made.data)
         order = {
@@ -229,3 +236,22 @@ def test_a_cancelled_gang_leaves_no_process(pods: Pods) -> None:
     for each in trees:
         now = tree.read_process(each.pid)
         assert now is None or now.start != each.start
+
+
+def test_the_same_job_runs_on_one_computer_with_the_cores_of_all_its_machines(
+    home: Path, tmp_path: Path
+) -> None:
+    with place(home, tmp_path / "code") as here:
+        (here.code / "job.py").write_text(
+            textwrap.dedent(SUM).replace('["PIECEWORK_INDEX"]', '.get("PIECEWORK_INDEX", "0")')
+        )
+        (here.code / "rows.py").write_text(ROWS)
+        machine = {"cpu": 1, "memory": "1Gi", "count": 2}
+        done = run_job(
+            here, "job", Job.model_validate({"dask": "job.py", "machine": machine}), here.code
+        )
+    cores = min(2, len(os.sched_getaffinity(0)))
+    assert done.status.outcome is Outcome.SUCCESS, done.log
+    assert done.status.result == {"total": 870, "machines": ["0"], "threads": cores}
+    assert done.use["dask"]["threads"] == cores
+    assert done.use["dask"]["busy_seconds"] >= 6
