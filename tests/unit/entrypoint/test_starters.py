@@ -165,6 +165,33 @@ def test_dask_runs_the_file_beside_a_cluster_of_the_machine(code: Path) -> None:
     assert session["folder"] == start.env["DASK_TEMPORARY_DIRECTORY"]
 
 
+@pytest.mark.layer("dask")
+def test_in_a_gang_dask_runs_the_file_on_the_first_machine_and_workers_on_the_others(
+    code: Path,
+) -> None:
+    program = {"file": "job.py", "threads_per_worker": None}
+    gang = {"head": "first.piecework", "count": 2, "token": "a"}
+    head, worker = (
+        dask.prepare(
+            make_launch("dask", code, program, gang={**gang, "index": index}), make_environ(), WORK
+        )
+        for index in (0, 1)
+    )
+    session = json.loads(head.files["/attempt/work/.piecework/session.json"])
+    assert session["argv"] == [sys.executable, str(code / "job.py")]
+    assert session["gang"]["index"] == 0
+    told = json.loads(worker.files["/attempt/work/.piecework/gang.json"])
+    assert worker.argv[-2:] == (dask.__file__.replace("dask.py", "gang.py"), worker_file_of(worker))
+    assert (told["kind"], told["offers"]) == ("dask_worker", {"workers": 1, "threads": 2})
+    assert told["config"]["memory_bytes"] > session["memory_bytes"]  # no program beside them
+    assert "argv" not in told["config"]
+
+
+def worker_file_of(start: Start) -> str:
+    (name,) = start.files
+    return name
+
+
 @given(st.integers(1, 192), st.integers(800, 1_000_000), st.none() | st.integers(1, 64))
 def test_dask_workers_never_exceed_the_machine(
     cores: int, mebibytes: int, threads: int | None
