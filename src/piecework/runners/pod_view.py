@@ -3,6 +3,10 @@
 Enters: what the API server tells, and what this process itself has just written there. Leaves: the
 pods of a run or an attempt, those included that were there a while ago, and a word to whoever
 listens whenever something changes. A thousand runs that wait cost one connection.
+
+The pods are the attempts' own; what an engine makes for an attempt while it runs is not among them.
+Where the Spark operator makes drivers' pods, a second watch tells of its SparkApplications, and
+each stands for its driver's pod until that is there.
 """
 
 from __future__ import annotations
@@ -17,12 +21,15 @@ from typing import Any, ClassVar, TypeVar
 
 from piecework import clock
 from piecework.errors import ClusterError
-from piecework.kube.client import POD, Kube, Object
+from piecework.kube.client import POD, SPARK_APPLICATION, Kube, Object
 from piecework.kube.watch import Key, Mirror, key_of
 from piecework.plan import labels
 from piecework.runners.pods import is_final
+from piecework.runners.spark_operator import is_stand_in, stand_in
 
 T = TypeVar("T")
+#: Selects the attempts' own pods, not those that their engines make.
+OTHERS_LEFT_OUT = f"{labels.ROLE}!={labels.FOLLOWER}"
 #: How long the first list may take.
 SYNC_SECONDS = 30.0
 #: How long what this process wrote itself counts, where the watch has not told it yet.
@@ -34,7 +41,8 @@ _GONE_SECONDS = 900.0
 class PodView:
     """The pods of one namespace. Any number of threads may ask."""
 
-    def __init__(self, kube: Kube, namespace: str) -> None:
+    def __init__(self, kube: Kube, namespace: str, *, applications: bool = False) -> None:
+        """`applications`: the namespace has SparkApplications, too."""
         self.kube = kube
         self.namespace = namespace
         self._lock = threading.Lock()
@@ -46,12 +54,23 @@ class PodView:
         self._own: dict[str, dict[Key, tuple[float, Object]]] = {}
         self._gone: dict[str, dict[Key, tuple[float, Object]]] = {}
         self._gone_at: deque[tuple[float, str, Key]] = deque()
-        self._mirror = Mirror(kube, POD, namespace, labels=labels.RUN, on_change=self._take)
+        # What stands for pods that the Spark operator has not made yet, by the same places.
+        self._stand_ins: dict[str, dict[Key, Object]] = {}
+        own = f"{labels.RUN},{OTHERS_LEFT_OUT}"
+        self._mirror = Mirror(kube, POD, namespace, labels=own, on_change=self._take)
+        self._applications: Mirror | None = None
+        if applications:
+            self._applications = Mirror(
+                kube, SPARK_APPLICATION, namespace, labels=labels.RUN, on_change=self._take_stand_in
+            )
+            self._applications.start()
         self._mirror.start()
 
     def close(self) -> None:
         """Ends the watch."""
         self._mirror.stop()
+        if self._applications is not None:
+            self._applications.stop()
 
     def pods(self, run_label: str) -> list[Object]:
         """The pods of a run, those that are gone since a short while included.
@@ -61,7 +80,8 @@ class PodView:
         self._wait_synced()
         now = time.monotonic()
         with self._lock:
-            found = {key: obj for key, (_, obj) in self._gone.get(run_label, {}).items()}
+            found = dict(self._stand_ins.get(run_label, {}))
+            found |= {key: obj for key, (_, obj) in self._gone.get(run_label, {}).items()}
             found.update(self._runs.get(run_label, {}))
             own = self._own.get(run_label, {})
             for key, (at, obj) in list(own.items()):
@@ -75,7 +95,7 @@ class PodView:
         """The labels of all runs that have pods."""
         self._wait_synced()
         with self._lock:
-            return list(dict.fromkeys([*self._runs, *self._own]))
+            return list(dict.fromkeys([*self._runs, *self._own, *self._stand_ins]))
 
     def note(self, obj: Object) -> None:
         """Takes an object that this process got as an answer, before the watch tells it."""
@@ -115,6 +135,7 @@ class PodView:
             stop()
 
     def _wait_synced(self) -> None:
+        self._wait_applications()
         if self._mirror.synced.is_set():
             return
         end = time.monotonic() + SYNC_SECONDS
@@ -125,6 +146,33 @@ class PodView:
                     f"the pods of namespace {self.namespace} cannot be listed: "
                     f"{self._mirror.error or 'the API server is silent'}"
                 )
+
+    def _wait_applications(self) -> None:
+        """Until they are known. Where they cannot be (their kind is not there), pods can."""
+        mirror, end = self._applications, time.monotonic() + SYNC_SECONDS
+        while mirror is not None and mirror.error is None and time.monotonic() < end:
+            if mirror.wait_synced(0.1):
+                return
+
+    def _take_stand_in(self, change: str, application: Object) -> None:
+        if change == "SYNCED":
+            return
+        obj = dict(stand_in(application))
+        key, run = key_of(obj), _run_of(obj)
+        with self._lock:
+            if change == "DELETED" or labels.SEEN in obj["metadata"]["annotations"]:
+                _drop(self._stand_ins, run, key)
+                own = self._own.get(run, {}).get(key)
+                if own is not None and is_stand_in(own[1]):
+                    _drop(self._own, run, key)
+                    obj = own[1] if is_final(own[1]) else obj
+                if change == "DELETED" and key not in self._gone.get(run, {}):
+                    now = time.monotonic()
+                    self._gone.setdefault(run, {})[key] = (now, as_gone(obj))
+                    self._gone_at.append((now, run, key))
+            else:
+                self._stand_ins.setdefault(run, {})[key] = obj
+        self._tell(run)
 
     def _take(self, change: str, obj: Object) -> None:
         if change == "SYNCED":
@@ -188,15 +236,18 @@ def is_older(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     return False
 
 
-def view_of(kubeconfig: Path | None, context: str | None, namespace: str) -> PodView:
+def view_of(
+    kubeconfig: Path | None, context: str | None, namespace: str, *, applications: bool = False
+) -> PodView:
     """The process's one view of that namespace; a forked process makes its own.
 
     Raises ConfigError where there is no such cluster.
     """
-    key = (kubeconfig, context, namespace)
+    key = (kubeconfig, context, namespace, applications)
     with _Views.lock:
         if key not in _Views.views:
-            _Views.views[key] = PodView(Kube.connect(kubeconfig, context), namespace)
+            kube = Kube.connect(kubeconfig, context)
+            _Views.views[key] = PodView(kube, namespace, applications=applications)
         return _Views.views[key]
 
 
@@ -204,7 +255,7 @@ class _Views:
     """The views of this process."""
 
     lock = threading.Lock()
-    views: ClassVar[dict[tuple[Path | None, str | None, str], PodView]] = {}
+    views: ClassVar[dict[tuple[Path | None, str | None, str, bool], PodView]] = {}
 
 
 def _start_anew() -> None:

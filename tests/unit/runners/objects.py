@@ -104,11 +104,9 @@ class Objects:
             self._tell("DELETED", path, self.kept.pop(path))
 
     def _list(self, path: str, selector: str) -> Written:
-        label, _, value = selector.partition("=")
-
         def fits(obj: Object) -> bool:
             labels = obj["metadata"].get("labels", {})
-            return not label or (label in labels and value in ("", labels[label]))
+            return all(_fits(labels, term) for term in selector.split(",") if term)
 
         items = [o for p, o in self.kept.items() if p.startswith(path + "/") and fits(o)]
         return found({"metadata": {"resourceVersion": str(self.version)}, "items": items})
@@ -151,6 +149,15 @@ class Objects:
         obj["metadata"]["resourceVersion"] = str(self.version)
         self.history.append((self.version, kind, path, copy.deepcopy(obj)))
         self.changed.notify_all()
+
+
+def _fits(labels: Mapping[str, str], term: str) -> bool:
+    """One term of a selector: that a label is there, has a value, or has not."""
+    label, unequal, value = term.partition("!=")
+    if unequal:
+        return labels.get(label) != value
+    label, equal, value = term.partition("=")
+    return labels.get(label) == value if equal else label in labels
 
 
 def _merge(obj: Object, change: Mapping[str, Any]) -> None:
