@@ -247,7 +247,7 @@ class KubernetesRunner:
         """Makes each object, or finds it: ten who start the same attempt make the same ones."""
         made = []
         for obj in objects:
-            kind = SPARK_APPLICATION if obj["kind"] == SPARK_APPLICATION.kind else POD
+            kind = SPARK_APPLICATION if is_stand_in(obj) else POD
             name = obj["metadata"]["name"]
             what = f"attempt {request.attempt}: its {kind.kind} {name}"
             try:
