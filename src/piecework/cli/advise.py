@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--last",
     type=click.IntRange(1, 1000),
+    metavar="N",
     default=20,
     show_default=True,
     help="How many of a job's last successful attempts to look at.",
