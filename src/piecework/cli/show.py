@@ -34,7 +34,7 @@ def command(run: str, as_json: bool) -> None:
     elif as_json:
         terminal.result_json(found.to_json())
     else:
-        _show_run(found, settings.home / "runs")
+        _show_run(found, settings.home / "runs", settings.store)
 
 
 def _show_pipeline_run(found: list[RunReport], as_json: bool) -> None:
@@ -54,7 +54,7 @@ def _show_pipeline_run(found: list[RunReport], as_json: bool) -> None:
             terminal.result(bill.failure(run))
 
 
-def _show_run(found: RunReport, folder: Any) -> None:
+def _show_run(found: RunReport, folder: Any, store: str) -> None:
     run = found.to_json()
     state = run["outcome"] or run["state"]
     facts = [
@@ -74,10 +74,10 @@ def _show_run(found: RunReport, folder: Any) -> None:
             terminal.result(f"{name.ljust(12)}  {shown}")
     for attempt in run["attempts"]:
         terminal.result()
-        _show_attempt(attempt, folder / found.run / str(attempt["number"]))
+        _show_attempt(attempt, folder / found.run / str(attempt["number"]), store)
 
 
-def _show_attempt(attempt: dict[str, Any], folder: Any) -> None:
+def _show_attempt(attempt: dict[str, Any], folder: Any, store: str) -> None:
     state = attempt["outcome"] or attempt["state"]
     terminal.result(f"Attempt {attempt['number']}: {bill.outcome_text(state)}")
     one = [attempt]
@@ -93,6 +93,7 @@ def _show_attempt(attempt: dict[str, Any], folder: Any) -> None:
         ("Dask", use_text.dask(attempt["use"]["dask"])),
         ("Cost", bill.money(attempt["cost"])),
         ("Folder", str(folder) if folder.is_dir() else None),
+        ("Artifacts", _artifacts(attempt, store)),
     ]
     for name, value in facts:
         if value is not None:
@@ -105,6 +106,15 @@ def _show_attempt(attempt: dict[str, Any], folder: Any) -> None:
         columns = [Column("PART"), Column("TIME", right=True), Column("COST", right=True)]
         for line in table(columns, parts).splitlines():
             terminal.result(f"    {line}")
+
+
+def _artifacts(attempt: dict[str, Any], store: str) -> str | None:
+    """Where the files are that an attempt on a cluster left."""
+    count = attempt["artifacts"]
+    if not count:
+        return None
+    place = f"{store.rstrip('/')}/artifacts/{attempt['attempt']}/" if store else "the store"
+    return f"{count} file{'s' * (count != 1)} in {place}"
 
 
 def _machine(attempt: dict[str, Any]) -> str | None:

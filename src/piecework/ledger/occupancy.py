@@ -117,6 +117,8 @@ class Attempt:
     read_bytes: int | None
     written_bytes: int | None
     asked: Mapping[str, Any] = field(default_factory=dict)
+    #: How many files it left in the store of its cluster.
+    artifacts: int = 0
     #: What Spark and Dask told of their slots and threads; empty where it was another engine.
     spark: Mapping[str, float] = field(default_factory=dict)
     dask: Mapping[str, float] = field(default_factory=dict)
@@ -338,6 +340,7 @@ def _attempt(subject: str, told: Sequence[Event]) -> Attempt:
         read_bytes=_integer(use.get("read_bytes")),
         written_bytes=_integer(use.get("written_bytes")),
         asked=asked,
+        artifacts=_integer(end.get("artifacts")) or 0,
         spark=_numbers(use.get("spark")),
         dask=_numbers(use.get("dask")),
     )

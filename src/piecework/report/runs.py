@@ -52,6 +52,7 @@ class AttemptReport:
     peak_memory_bytes: int | None
     read_bytes: int | None
     written_bytes: int | None
+    artifacts: int
     spending: Spending
     parts: dict[Part, Spending]
     use: MachineUse
@@ -77,6 +78,7 @@ class AttemptReport:
             "peak_memory_bytes": self.peak_memory_bytes,
             "read_bytes": self.read_bytes,
             "written_bytes": self.written_bytes,
+            "artifacts": self.artifacts,
             "use": self.use.to_json(),
             "cost": self.spending.cost_text(),
             "machine_seconds": self.spending.machine_seconds,
@@ -285,6 +287,7 @@ def _attempt(attempt: Attempt, timeline: Timeline, parts: dict[Part, Amount]) ->
         peak_memory_bytes=attempt.peak_memory_bytes,
         read_bytes=attempt.read_bytes,
         written_bytes=attempt.written_bytes,
+        artifacts=attempt.artifacts,
         spending=spending,
         parts={part: spending_of(amount) for part, amount in parts.items()},
         use=use_of(attempt, spending.machine_seconds, running),

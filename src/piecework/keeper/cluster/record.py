@@ -213,6 +213,7 @@ def _ended(attempt: AttemptSeen, now: datetime) -> Event:
         "cause": status.cause,
         "exit_code": status.exit_code,
         "use": merge_use(pod_facts.use_of(pod.raw) for pod in attempt.pods),
+        "artifacts": sum(pod_facts.artifacts_of(pod.raw) for pod in attempt.pods),
     }
     at = status.ended_at or over
     return Event(SOURCE, attempt.id, Kind.ATTEMPT_ENDED, 0, at, now, data)
