@@ -24,6 +24,10 @@ from piecework.spec.param import Param
 from piecework.spec.pipeline import Pipeline
 from piecework.spec.tree import field_path
 
+#: In a pipeline run's conf: the machine pool of all of its jobs, whatever they say. No parameter
+#: has such a name.
+MACHINE_POOL = "piecework.pool"
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -75,6 +79,13 @@ def fill_params(spec: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     params = {name: Param.model_validate(param) for name, param in spec.items()}
     placeholder = {"job": Job.model_validate({"python": "job.py"})}
     return Pipeline(pipeline="params", jobs=placeholder, params=params).fill_params(given)
+
+
+def split_conf(conf: Mapping[str, Any] | None) -> tuple[dict[str, Any], str | None]:
+    """A pipeline run's parameters, and the machine pool that it was asked for on, if any."""
+    params = dict(conf or {})
+    pool = params.pop(MACHINE_POOL, None)
+    return params, pool if isinstance(pool, str) and pool else None
 
 
 def data_of(settings: Settings, pipeline: str, pipeline_run: str) -> str:

@@ -20,6 +20,7 @@ from airflow.sdk.definitions._internal.mixins import ResolveMixin
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.triggers.base import StartTriggerArgs
 
+from piecework.airflow.assignment import split_conf
 from piecework.airflow.mapping import LOST_WORKERS, JobPartial
 from piecework.airflow.rendering import complete_context
 from piecework.airflow.trigger import JobTrigger
@@ -199,12 +200,16 @@ class JobOperator(BaseOperator):
 
     def execute(self, context: Any) -> None:
         """In a worker: hands the rendered job over to the trigger, and is gone."""
+        order, (values, _) = self.order(), split_conf(context["params"])
+        _, pool = split_conf(getattr(context.get("dag_run"), "conf", None))
+        if pool is not None:
+            order["document"] = {**order["document"], "pool": pool}
         self.defer(
             trigger=JobTrigger(
-                **self.order(),
+                **order,
                 resume=True,
                 success_resumes=ends_in_worker(self),
-                values=dict(context["params"]),
+                values=values,
                 max_tries=context["ti"].max_tries,
             ),
             method_name="execute_complete",

@@ -19,7 +19,13 @@ from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
 from piecework import config
-from piecework.airflow.assignment import Assignment, data_of, fill_params, read_job
+from piecework.airflow.assignment import (
+    Assignment,
+    data_of,
+    fill_params,
+    read_job,
+    split_conf,
+)
 from piecework.airflow.bell import Bell
 from piecework.airflow.client import AirflowClient, TaskState
 from piecework.airflow.following import Ending, Progress, advance, find_pool
@@ -140,6 +146,9 @@ class JobTrigger(BaseTrigger):
         context, self.context = self.context, None
         complete_context(context)
         self.values = context["params"] = self.read_params(context)
+        _, pool = split_conf(getattr(context.get("dag_run"), "conf", None))
+        if pool is not None:
+            self.document = {**self.document, "pool": pool}
         view = TaskView(self.task_instance, AirflowClient.from_settings(self.load_settings()))
         context["ti"] = context["task_instance"] = view
         try:
@@ -151,9 +160,9 @@ class JobTrigger(BaseTrigger):
     def read_params(self, context: Any) -> dict[str, Any]:
         """The pipeline run's parameters, checked. Raises SpecError."""
         if self.params_spec is None:
-            return dict(context["params"])
-        conf = getattr(context.get("dag_run"), "conf", None) or {}
-        return fill_params(self.params_spec, conf)
+            return split_conf(context["params"])[0]
+        given, _ = split_conf(getattr(context.get("dag_run"), "conf", None))
+        return fill_params(self.params_spec, given)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follows the run; yields exactly one event, when it is over."""

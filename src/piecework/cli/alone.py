@@ -25,7 +25,7 @@ from piecework.cli.pipeline_run import Ended, name_pipeline_run, read_runs, tell
 from piecework.cli.planning import find_pool, plan_alone
 from piecework.cli.reading import wait_until_recorded
 from piecework.config import Settings
-from piecework.errors import ClusterError
+from piecework.errors import ClusterError, InputError
 from piecework.ledger.events import Outcome
 from piecework.plan.plan import History, Plan
 from piecework.runners.retry import next_step
@@ -89,7 +89,7 @@ def run_alone(
     settings: Settings,
     *,
     pool: str | None,
-    data: Path | None,
+    data: str | None,
     as_json: bool,
 ) -> int:
     """Runs the job to its end, retries included; returns the exit code.
@@ -103,8 +103,13 @@ def run_alone(
     job = render_job(pipeline.job(name), context)
     with past_of(settings, pipeline.name) as find_history:
         past = find_history(name)
-    folder = f"{settings.data}/{pipeline.name}/{pipeline_run}" if data is None else str(data)
+    folder = f"{settings.data}/{pipeline.name}/{pipeline_run}" if data is None else data
     machines = find_pool(pool or job.pool or settings.pool, load_pools(settings), name)
+    if machines.on_cluster and data is not None and "://" not in data:
+        raise InputError(
+            f"--data {terminal.printable(data)}: machines of pool {machines.name!r} cannot look "
+            "into a folder of this computer; name a URL that they reach, like s3://bucket/folder"
+        )
     runner = runner_for(machines, settings)
     alone = _Alone(
         name=name,

@@ -101,10 +101,17 @@ class Follower:
     """One pipeline run, followed."""
 
     def __init__(
-        self, settings: Settings, client: AirflowClient, pipeline: Pipeline, pipeline_run: str
+        self,
+        settings: Settings,
+        client: AirflowClient,
+        pipeline: Pipeline,
+        pipeline_run: str,
+        pool: str | None = None,
     ) -> None:
+        """`pool`: the machine pool that all of its jobs are to be on, as the pipeline says."""
         self._settings = settings
         self._client = client
+        self._pool = pool
         self.pipeline = pipeline
         self.pipeline_run = pipeline_run
         self._runs = {job: run_id(pipeline.name, job, pipeline_run) for job in pipeline.jobs}
@@ -123,7 +130,10 @@ class Follower:
 
     def trigger(self, params: Mapping[str, Any]) -> None:
         """Queues the pipeline run; twice is once."""
-        self._client.trigger(self.pipeline.name, params, self.pipeline_run)
+        from piecework.airflow.assignment import MACHINE_POOL
+
+        conf = dict(params) if self._pool is None else {**params, MACHINE_POOL: self._pool}
+        self._client.trigger(self.pipeline.name, conf, self.pipeline_run)
 
     def look(self) -> list[JobView]:
         """How the jobs are now, in the pipeline's order."""

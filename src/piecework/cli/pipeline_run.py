@@ -17,7 +17,7 @@ from piecework import clock
 from piecework.cli import bill, terminal
 from piecework.cli.interrupts import cleaning_up
 from piecework.cli.past import past_of
-from piecework.cli.planning import plan_pipeline
+from piecework.cli.planning import on_pool, plan_pipeline
 from piecework.cli.platform_users import platform_in_use
 from piecework.config import Settings
 from piecework.errors import NoMachineError
@@ -52,10 +52,19 @@ def name_pipeline_run(pipeline: str, at: datetime) -> str:
     return f"{pipeline}-{at:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
-def check_machines(pipeline: Pipeline, settings: Settings) -> None:
-    """Raises NoMachineError before anything is started, where no machine fits a job."""
+def check_machines(pipeline: Pipeline, settings: Settings, pool: str | None = None) -> None:
+    """Raises NoMachineError before anything is started, where no machine fits a job.
+
+    What the jobs will miss on machines that do not share this computer's folders is a warning.
+    """
     with past_of(settings, pipeline.name) as find_history:
-        planned = plan_pipeline(pipeline, settings, find_history=find_history)
+        planned = plan_pipeline(pipeline, settings, pool, find_history)
+    elsewhere = sorted({plan.pool for plan in planned.plans.values() if plan.provider != "local"})
+    if elsewhere and len(pipeline.jobs) > 1 and "://" not in settings.data:
+        terminal.warn(
+            f"jobs on machines of pool {', '.join(elsewhere)} get no PIECEWORK_DATA: they cannot "
+            f"look into {settings.data}. Set data in piecework.toml to a URL that they reach"
+        )
     for plan in planned.plans.values():
         for warning in plan.warnings:
             terminal.warn(f"{plan.job_name}: {warning}")
@@ -63,8 +72,17 @@ def check_machines(pipeline: Pipeline, settings: Settings) -> None:
         raise NoMachineError("; ".join(str(error) for error in planned.without_machine.values()))
 
 
-def prepare(file: Path, pipeline: Pipeline, settings: Settings, pipeline_run: str) -> Follower:
-    """Publishes the file and waits until Airflow has read it; queues nothing yet."""
+def prepare(
+    file: Path,
+    pipeline: Pipeline,
+    settings: Settings,
+    pipeline_run: str,
+    pool: str | None = None,
+) -> Follower:
+    """Publishes the file and waits until Airflow has read it; queues nothing yet.
+
+    `pool` is where this pipeline run's jobs are to be, whatever the file says.
+    """
     from piecework.airflow import platform, publication
     from piecework.cli.follow import Follower
 
@@ -73,7 +91,8 @@ def prepare(file: Path, pipeline: Pipeline, settings: Settings, pipeline_run: st
     terminal.step(f"waiting for Airflow to read {file.name}")
     client.wait_for_dag(dag_id)
     client.unpause(dag_id)
-    return Follower(settings, client, pipeline, pipeline_run)
+    moved = on_pool(pipeline, settings, pool)
+    return Follower(settings, client, moved, pipeline_run, pool)
 
 
 def run_pipeline(
@@ -84,15 +103,17 @@ def run_pipeline(
     *,
     keep: bool,
     tell: Callable[[Ended], None],
+    pool: str | None = None,
 ) -> Ended:
     """Runs the pipeline to its end on the platform, which is brought up for it where it is down.
 
-    `tell` prints how it ended, also after an interrupt, which is raised again after that.
+    `pool` is where its jobs get their machines, whatever the file says. `tell` prints how it ended,
+    also after an interrupt, which is raised again after that.
     """
-    check_machines(pipeline, settings)
+    check_machines(pipeline, settings, pool)
     pipeline_run = name_pipeline_run(pipeline.name, clock.now())
     with platform_in_use(settings, keep=keep, progress=terminal.step):
-        follower = prepare(file, pipeline, settings, pipeline_run)
+        follower = prepare(file, pipeline, settings, pipeline_run, pool)
         try:
             terminal.step(f"queueing the pipeline run {pipeline_run}")
             follower.trigger(params)

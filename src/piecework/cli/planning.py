@@ -123,6 +123,20 @@ def this_host(pool: Pool) -> Host | None:
     )
 
 
+def on_pool(pipeline: Pipeline, settings: Settings, pool: str | None) -> Pipeline:
+    """The pipeline with all jobs on that pool, whatever they say; as it is where there is none.
+
+    Raises InputError where there is no such pool.
+    """
+    if pool is None:
+        return pipeline
+    pools = load_pools(settings)
+    for name in pipeline.jobs:
+        find_pool(pool, pools, name)
+    moved = {name: job.model_copy(update={"pool": pool}) for name, job in pipeline.jobs.items()}
+    return pipeline.model_copy(update={"jobs": moved})
+
+
 def only_job(pipeline: Pipeline, name: str) -> Pipeline:
     """The pipeline with this job alone; raises InputError with what there is."""
     job = pipeline.job(name).model_copy(update={"after": ()})

@@ -14,12 +14,11 @@ from piecework.errors import InputError
 @options.file_argument
 @click.option("--job", metavar="NAME", help="Run this job alone, at once, without Airflow.")
 @options.param_option
-@click.option("--pool", metavar="NAME", help="With --job: the machine pool to run on.")
+@click.option("--pool", metavar="NAME", help="The machine pool to run on, whatever the file says.")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="With --job: where it finds what other jobs left; default: an empty folder.",
+    help="With --job: the folder or URL where it finds what others left; default: an empty one.",
 )
 @click.option("--keep", is_flag=True, help="Leave the platform up afterwards.")
 @options.json_option
@@ -28,7 +27,7 @@ def command(
     job: str | None,
     params: tuple[str, ...],
     pool: str | None,
-    data: Path | None,
+    data: str | None,
     keep: bool,
     as_json: bool,
 ) -> int:
@@ -51,13 +50,11 @@ def command(
         return run_alone(
             file, pipeline, job, values, settings, pool=pool, data=data, as_json=as_json
         )
-    if pool is not None:
-        raise InputError("--pool goes with --job; for a whole pipeline, set pool: in its file")
     if data is not None:
         raise InputError("--data goes with --job; for all pipelines, set data in piecework.toml")
     from piecework.cli.pipeline_run import run_pipeline, teller
 
     ended = run_pipeline(
-        file, pipeline, values, settings, keep=keep, tell=teller(settings, as_json)
+        file, pipeline, values, settings, keep=keep, tell=teller(settings, as_json), pool=pool
     )
     return ended.exit_code

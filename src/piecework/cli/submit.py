@@ -20,10 +20,16 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.~:+-]{0,199}")
 @click.option(
     "--run-id", metavar="ID", help="Name the pipeline run; a repeated one is queued once."
 )
+@click.option("--pool", metavar="NAME", help="The machine pool to run on, whatever the file says.")
 @click.option("--wait", is_flag=True, help="Follow it to its end and print the bill.")
 @options.json_option
 def command(
-    file: Path, params: tuple[str, ...], run_id: str | None, wait: bool, as_json: bool
+    file: Path,
+    params: tuple[str, ...],
+    run_id: str | None,
+    pool: str | None,
+    wait: bool,
+    as_json: bool,
 ) -> int:
     """Queue a pipeline run and return.
 
@@ -48,9 +54,9 @@ def command(
     settings = config.load()
     pipeline = load_pipeline(file)
     values: dict[str, Any] = options.read_params(params, pipeline)
-    check_machines(pipeline, settings)
+    check_machines(pipeline, settings, pool)
     pipeline_run = run_id or name_pipeline_run(pipeline.name, clock.now())
-    follower = prepare(file, pipeline, settings, pipeline_run)
+    follower = prepare(file, pipeline, settings, pipeline_run, pool)
     follower.trigger(values)
     if not wait:
         if as_json:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
+from piecework.airflow.assignment import MACHINE_POOL
 from piecework.airflow.trigger import REFUSALS, JobTrigger
 from piecework.errors import ClusterError, RunnerError
 from piecework.ledger.events import Outcome
@@ -155,3 +156,39 @@ def test_a_pod_that_the_cluster_refuses_fails_the_task_and_a_full_quota_is_waite
         "forbidden: violates PodSecurity",
     )
     assert asyncio.run(scene("forbidden: exceeded quota: pods"))["outcome"] == "success"
+
+
+def test_a_pipeline_run_may_be_asked_for_on_another_machine_pool() -> None:
+    async def scene() -> tuple[Trigger, Any]:
+        runner = Telling()
+        trigger = make(
+            runner,
+            params_spec={"year": {"default": 2013}},
+            values=None,
+            document={"machine": {"cpu": 1}, "pool": "burst"},
+        )
+        asked = SimpleNamespace(conf={"year": 2014, MACHINE_POOL: "local"})
+        trigger.render_template_fields({"ds": "2026-11-23", "dag_run": asked, "params": {}})
+        following = asyncio.create_task(follow(trigger))
+        await until(lambda: runner.known and runner.listeners)
+        runner.end(Outcome.SUCCESS)
+        return trigger, (await following).payload
+
+    trigger, payload = asyncio.run(scene())
+    assert payload["outcome"] == "success"
+    assert trigger.assignment is not None
+    assert trigger.assignment.job.pool == "local"
+    assert trigger.assignment.params == {"year": 2014}
+
+
+def test_a_result_that_is_lost_fails_the_task_and_says_so() -> None:
+    async def scene() -> Any:
+        runner = Telling()
+        following = asyncio.create_task(follow(make(runner)))
+        await until(lambda: runner.known and runner.listeners)
+        runner.end(Outcome.SUCCESS, lost="its result cannot be read")
+        return (await following).payload
+
+    payload = asyncio.run(scene())
+    assert (payload["outcome"], payload["cause"]) == ("error", "its result cannot be read")
+    assert payload["final"] is True

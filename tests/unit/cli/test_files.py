@@ -154,11 +154,12 @@ def test_plan_exits_with_3_where_no_machine_fits(
         ["run", "good.yaml", "--job", "smal"],
         ["run", "good.yaml", "--param", "x=1"],
         ["run", "good.yaml", "--param", "x"],
-        ["run", "good.yaml", "--pool", "local"],
+        ["run", "good.yaml", "--pool", "lokal"],
         ["run", "good.yaml", "--data", "."],
         ["run", "good.yaml", "--job", "small", "--pool", "lokal"],
         ["submit", "missing.yaml"],
         ["submit", "good.yaml", "--run-id", "../up"],
+        ["submit", "good.yaml", "--pool", "lokal"],
         ["show", "nothing"],
         ["show", ""],
         ["why", "nothing"],
@@ -229,3 +230,33 @@ def test_a_ledger_that_cannot_be_opened_is_told_without_a_traceback(
     assert str(tmp_path) in captured.err
     assert "Traceback" not in captured.err
     assert "bug" not in captured.err
+
+
+POOLS = """
+[pools.small]
+provider = "karpenter"
+types = ["m6a.large"]
+image = "python:3.11"
+"""
+
+
+@pytest.mark.parametrize("verb", ["run", "submit"])
+def test_a_pipeline_is_planned_on_the_pool_that_is_named_before_anything_starts(
+    verb: str, folder: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "piecework.toml").write_text(POOLS)
+    assert main([verb, "good.yaml", "--pool", "small"]) == 3
+    captured = capsys.readouterr()
+    assert "big" in captured.err
+    assert "m6a.large" in captured.err
+    assert "get no PIECEWORK_DATA" in captured.err
+    assert not (home / "airflow").exists()
+
+
+def test_a_folder_of_this_computer_is_no_data_for_machines_of_a_cluster(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "piecework.toml").write_text(POOLS)
+    asked = ["run", "good.yaml", "--job", "small", "--pool", "small", "--data", "."]
+    assert main(asked) == 2
+    assert "cannot look into a folder of this computer" in capsys.readouterr().err
