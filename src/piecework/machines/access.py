@@ -107,9 +107,9 @@ def render_access(pools: Sequence[Pool]) -> list[Object]:
     ]
     for namespace in namespaces_of(pools):
         objects += [
-            _role("Role", KEEPER, namespace, _keeper_in_namespace(pools)),
+            _role("Role", KEEPER, namespace, _keeper_in_namespace(pools, namespace)),
             _binding("RoleBinding", KEEPER, namespace, KEEPER, home),
-            _role("Role", SUBMITTER, namespace, _submitter_in_namespace()),
+            _role("Role", SUBMITTER, namespace, _submitter_in_namespace(pools, namespace)),
             _binding("RoleBinding", SUBMITTER, namespace, SUBMITTER, home),
             *_render_drivers(pools, namespace),
         ]
@@ -159,12 +159,15 @@ def _keeper_everywhere(pools: Sequence[Pool]) -> list[Object]:
     return rules
 
 
-def _keeper_in_namespace(pools: Sequence[Pool]) -> list[Object]:
-    """Its lease, and what it learned of machines; and all that it does with pods."""
+def _keeper_in_namespace(pools: Sequence[Pool], namespace: str) -> list[Object]:
+    """Its lease, and what it learned of machines; and all that it does with pods, and with what
+    stands for some.
+    """
     kueue = [_rule("kueue.x-k8s.io", ["workloads"], ["delete"])]
     return [
         *_keeper_of_pods(),
         *(kueue if any(pool.queue for pool in pools) else ()),
+        *_applications(pools, namespace, [*_READ, "patch", "delete"]),
         _rule("", ["configmaps"], [*_READ, "create", "update", "patch", "delete"]),
         _rule("coordination.k8s.io", ["leases"], ["get", "create", "update", "patch"]),
     ]
@@ -178,9 +181,17 @@ def _keeper_of_pods() -> list[Object]:
     ]
 
 
-def _submitter_in_namespace() -> list[Object]:
+def _applications(pools: Sequence[Pool], namespace: str, verbs: list[str]) -> list[Object]:
+    """What may be done with SparkApplications, where a pool says that there are any."""
+    if not any(pool.spark_operator and pool.namespace == namespace for pool in pools):
+        return []
+    return [_rule("sparkoperator.k8s.io", ["sparkapplications"], verbs)]
+
+
+def _submitter_in_namespace(pools: Sequence[Pool], namespace: str) -> list[Object]:
     """Starting, following and cancelling attempts; bringing their code, removing old code."""
     return [
+        *_applications(pools, namespace, [*_READ, "create", "patch", "delete"]),
         _rule("", ["pods"], [*_READ, "create", "patch", "delete"]),
         _rule("", ["pods/log"], ["get"]),
         _rule("", ["events"], _READ),
@@ -188,9 +199,13 @@ def _submitter_in_namespace() -> list[Object]:
     ]
 
 
-def submitter_rights() -> list[tuple[str, str, str]]:
-    """What a submitter must be allowed in each namespace: verb, API group, resource."""
-    return _spread(_submitter_in_namespace())
+def submitter_rights(pools: Sequence[Pool]) -> list[tuple[str, str, str, str]]:
+    """What a submitter must be allowed: verb, API group, resource, and namespace."""
+    return [
+        (*right, namespace)
+        for namespace in namespaces_of(pools)
+        for right in _spread(_submitter_in_namespace(pools, namespace))
+    ]
 
 
 def keeper_rights(pools: Sequence[Pool]) -> list[tuple[str, str, str, str | None]]:
@@ -199,7 +214,8 @@ def keeper_rights(pools: Sequence[Pool]) -> list[tuple[str, str, str, str | None
         (*right, None) for right in _spread(_keeper_everywhere(pools))
     ]
     for namespace in namespaces_of(pools):
-        rights += [(*right, namespace) for right in _spread(_keeper_in_namespace(pools))]
+        granted = _spread(_keeper_in_namespace(pools, namespace))
+        rights += [(*right, namespace) for right in granted]
     for namespace in other_namespaces_of(pools):
         rights += [(*right, namespace) for right in _spread(_keeper_of_pods())]
     return rights

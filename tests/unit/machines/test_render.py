@@ -347,6 +347,23 @@ def test_each_namespace_of_a_pool_gets_its_roles() -> None:
             assert binding["subjects"][0]["namespace"] == "piecework"
 
 
+def test_who_may_do_what_with_spark_applications_is_said_by_the_pools_of_the_namespace() -> None:
+    operated = BURST.model_copy(update={"spark_operator": True})
+    rendering = render([operated, GROUPS])
+    wanted = {
+        "piecework-keeper": {"get", "list", "watch", "patch", "delete"},
+        "piecework-submitter": {"get", "list", "watch", "create", "patch", "delete"},
+    }
+    for name, verbs in wanted.items():
+        for role in of_kind(rendering, "Role", name):
+            rules = [r for r in role["rules"] if r["apiGroups"] == ["sparkoperator.k8s.io"]]
+            granted = {
+                (verb, what) for r in rules for what in r["resources"] for verb in r["verbs"]
+            }
+            there = role["metadata"]["namespace"] == BURST.namespace
+            assert granted == ({(verb, "sparkapplications") for verb in verbs} if there else set())
+
+
 def test_a_spark_driver_makes_and_ends_pods_of_its_namespace_and_nothing_else() -> None:
     pool = BURST.model_copy(update={"service_account": "job"})
     rendering = render([pool, GROUPS])

@@ -283,11 +283,7 @@ def _has_priorities(kube: Reader) -> bool:
 
 
 def _missing_own(kube: Reader, pools: Sequence[Pool]) -> tuple[Right, ...]:
-    wanted = [
-        Right(verb, group, resource, namespace)
-        for namespace in namespaces_of(pools)
-        for verb, group, resource in submitter_rights()
-    ]
+    wanted = [Right(*right) for right in submitter_rights(pools)]
     return tuple(right for right in wanted if not _may(kube, _OWN_REVIEW, right, {}))
 
 
