@@ -42,9 +42,21 @@ class Ended:
 class Pods:
     """The pods of one gang. Each has folders of its own; all have this computer's address."""
 
-    def __init__(self, path: Path, count: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        count: int,
+        launch: dict[str, Any] | None = None,
+        memory_bytes: int = 2**30,
+    ) -> None:
         self.path = path
         self.count = count
+        self.launch = launch or {
+            "engine": "dask",
+            "starter": "dask",
+            "program": {"file": "job.py", "threads_per_worker": 1},
+        }
+        self.memory_bytes = memory_bytes
         self.archive = path / "launcher.pyz"
         self.archive.write_bytes(launcher().data)
         self.running: dict[int, subprocess.Popen[str]] = {}
@@ -61,11 +73,7 @@ class Pods:
         made = bundle(code)
         (self.path / "code.zip").write_bytes(made.data)
         order = {
-            "launch": {
-                "engine": "dask",
-                "starter": "dask",
-                "program": {"file": "job.py", "threads_per_worker": 1},
-            },
+            "launch": self.launch,
             "code": {"path": str(self.path / "code.zip"), "sha256": made.sha256},
             "gang": {
                 "head": "127.0.0.1",
@@ -84,7 +92,7 @@ class Pods:
             "PIECEWORK_INDEX": str(index),
             "PIECEWORK_COUNT": str(self.count),
             "PIECEWORK_CPUS": "1",
-            "PIECEWORK_MEMORY_BYTES": str(2**30),
+            "PIECEWORK_MEMORY_BYTES": str(self.memory_bytes),
             "PIECEWORK_ORDER": json.dumps(order),
             "PIECEWORK_MESSAGE": str(work / "message"),
             "PIECEWORK_CGROUP": str(self.path / "no-cgroup"),

@@ -19,12 +19,13 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from . import spark_kubernetes
 from .data import spark_properties
+from .gang import Gang, own_address, worker_argv, worker_file
 from .java import find_java, java_home
 from .spark_sizes import (
     LEAST_HEAP,
@@ -55,7 +56,7 @@ _PODS = ("kubernetes", "operator")
 
 
 def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -> Start:
-    """The user's file with Spark's settings around it.
+    """The user's file with Spark's settings around it; on other machines of a gang, a worker.
 
     Raises CannotStart where Java or PySpark is missing, or the machine is too small for Spark.
     """
@@ -71,7 +72,8 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
     conf = {**spark_properties(launch), **(program.get("conf") or {})}
     followers = launch.get("followers") if program["mode"] in _PODS else None
     sizes = None if followers else _sizes(program["mode"], machine, conf)
-    settings = properties(machine, conf, environ, work, sizes, followers)
+    gang = Gang.of(launch) if sizes else None
+    settings = properties(machine, conf, environ, work, sizes, followers, gang)
     properties_file = own / "spark.properties"
     files[str(properties_file)] = properties_text(settings)
     files[str(own / "log4j2.properties")] = LOGGING
@@ -85,27 +87,17 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
         "PYSPARK_SUBMIT_ARGS": shlex.join(
             ["--properties-file", str(properties_file), "--load-spark-defaults", "pyspark-shell"]
         ),
-        "SPARK_LOCAL_IP": settings["spark.driver.host"],
+        # Where a user interface listens. The driver itself listens where its properties say.
+        "SPARK_LOCAL_IP": "127.0.0.1",
         # Instead of spark.local.dir, over which this wins, and which Spark warns about.
         "SPARK_LOCAL_DIRS": str(own / "spark"),
         "PIECEWORK_EVENT_LOG": str(event_logs(environ, work)),
     }
     if sizes:
-        session = {
-            "argv": argv,
-            "properties": settings,
-            "properties_file": str(properties_file),
-            "cores": machine.cores,
-            "memory_mib": sizes.workers_mib,
-            "daemon_mib": DAEMON_HEAP,
-            "daemon_options": f"{java_options(own)} -XX:+UseSerialGC",
-            "spark_home": env.get("SPARK_HOME") or str(packages["pyspark"]),
-            "folder": str(own / "standalone"),
-            "logs": str(artifacts(environ, work) / "executors"),
-        }
-        files[str(own / "session.json")] = json.dumps(session)
-        script = Path(__file__).with_name("session.py")
-        argv = (python, "-P", str(script), "standalone", str(own / "session.json"))
+        spark_home = env.get("SPARK_HOME") or str(packages["pyspark"])
+        daemons = _daemons(machine, sizes, spark_home, work, gang)
+        argv, more = _with_daemons(daemons, gang, argv, settings, artifacts(environ, work))
+        files |= more
     return Start(
         argv=argv,
         env=env,
@@ -114,6 +106,52 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
         out_of_memory=str(own / "out-of-memory"),
         leftover_seconds=20,  # a JVM outlives the Python that it served, to close its event log
     )
+
+
+def _daemons(
+    machine: Machine, sizes: Sizes, spark_home: str, work: Path, gang: Gang | None
+) -> dict[str, Any]:
+    """What the master and the workers of mode `standalone` are told, on each machine of its own."""
+    own = own_folder(work)
+    return {
+        "cores": machine.cores,
+        "memory_mib": sizes.workers_mib,
+        "daemon_mib": DAEMON_HEAP,
+        "daemon_options": f"{java_options(own)} -XX:+UseSerialGC",
+        "spark_home": spark_home,
+        "folder": str(own / "standalone"),
+        "out_of_memory": str(own / "out-of-memory"),
+        "gang": None if gang is None else asdict(gang),
+    }
+
+
+def _with_daemons(
+    daemons: Mapping[str, Any],
+    gang: Gang | None,
+    argv: tuple[str, ...],
+    settings: Mapping[str, str],
+    kept: Path,
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The command line and the files of a program with daemons beside it, or of a worker alone.
+
+    `argv` and `settings` are the program's; `kept` is the folder of artifacts.
+    """
+    own, python = Path(daemons["folder"]).parent, argv[0]
+    if gang is not None and not gang.is_head:
+        file = own / "gang.json"
+        mark = Path(daemons["out_of_memory"])
+        return worker_argv(python, file), {
+            str(file): worker_file(gang, "standalone", daemons, {}, mark)
+        }
+    session = {
+        **daemons,
+        "argv": argv,
+        "properties": dict(settings),
+        "properties_file": str(own / "spark.properties"),
+        "logs": str(kept / "executors"),
+    }
+    file, script = own / "session.json", Path(__file__).with_name("session.py")
+    return (python, "-P", str(script), "standalone", str(file)), {str(file): json.dumps(session)}
 
 
 def artifacts(environ: Mapping[str, str], work: Path) -> Path:
@@ -201,6 +239,7 @@ def properties(
     work: Path,
     sizes: Sizes | None,
     followers: Mapping[str, Any] | None = None,
+    gang: Gang | None = None,
 ) -> dict[str, str]:
     """Spark's properties: ours, then the user's, then what keeps the job on its machine."""
     own = own_folder(work)
@@ -218,22 +257,24 @@ def properties(
         "spark.executorEnv.OMP_NUM_THREADS": "1",
     }
     if sizes:
+        cores = sizes.executor_cores * sizes.executors * (gang.count if gang else 1)
         ours |= {
             "spark.driver.memory": f"{sizes.driver_heap}m",
             "spark.executor.memory": f"{sizes.executor_heap}m",
             "spark.executor.cores": str(sizes.executor_cores),
-            "spark.cores.max": str(sizes.executor_cores * sizes.executors),
+            "spark.cores.max": str(cores),
         }
+        if gang:  # all machines are there already; half a minute at most for their executors
+            ours["spark.scheduler.minRegisteredResourcesRatio"] = "1.0"
+            ours["spark.sql.shuffle.partitions"] = str(min(2000, 4 * cores))
     elif followers:
         ours |= spark_kubernetes.defaults(followers, conf, machine.memory_bytes / MEBI)
     else:
         ours["spark.driver.memory"] = conf.get("spark.driver.memory") or (
             f"{local_heap(machine, conf)}m"
         )
-    fixed = {
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
-    }
+    listens = own_address(gang) if gang else "127.0.0.1"
+    fixed = {"spark.driver.host": listens, "spark.driver.bindAddress": listens}
     if followers:
         address, template = environ["PIECEWORK_POD_IP"], executor_file(work)
         fixed = spark_kubernetes.fixed(followers, conf, address, template)
