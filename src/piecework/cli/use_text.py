@@ -59,6 +59,10 @@ def spark(told: Mapping[str, float] | None) -> str | None:
     more = [f"{failed:,} failed"] if failed else []
     if spilled:
         more.append(f"{Memory(spilled).rounded()} spilled to disk")
+    if told.get("jvm_bytes"):
+        memory = Memory(int(told["jvm_bytes"])).rounded()
+        python = Memory(int(told.get("python_bytes", 0))).rounded()
+        more.append(f"an executor had {memory} in its JVM and {python} in Python at most")
     if told.get("gc_seconds"):
         more.append(f"{bill.span_text(told['gc_seconds'])} of garbage collection")
     return f"{text} ({', '.join(more)})" if more else text

@@ -252,6 +252,9 @@ def properties(
         "spark.eventLog.dir": event_logs(environ, work).absolute().as_uri(),
         "spark.eventLog.compress": "false",
         "spark.eventLog.rolling.enabled": "false",
+        # How much an executor's JVM and its Python workers had goes into the event log.
+        "spark.executor.processTreeMetrics.enabled": "true",
+        "spark.executor.metrics.pollingInterval": "2s",
         "spark.sql.shuffle.partitions": str(min(200, 16 * machine.cores)),
         # One thread for each of the Python workers, of which there is one a core already.
         "spark.executorEnv.OMP_NUM_THREADS": "1",

@@ -9,6 +9,7 @@ compressed. Leaves: a few numbers, small enough for a pod's last message:
     critical_seconds  the longest chain of tasks that had to wait for each other: no number of slots
                       makes it shorter
     slots             tasks that could run at the same time, at most; peak_slots: that did
+    executors         at most at the same time; elsewhere: 1 where they had pods of their own
     tasks, failed_tasks, cpu_seconds (of JVMs alone, without Python's), gc_seconds, spilled_bytes
     heap_bytes, jvm_bytes, python_bytes     the largest of one executor, where Spark told
     partial           1 where the time for reading did not suffice
@@ -116,6 +117,8 @@ class Application:
         self.busy = _Union()
         self.chain = _Chain()
         self.cores_a_task = 1.0
+        self.elsewhere = False
+        self.most_executors = 0
         self.executors: dict[str, tuple[float, float]] = {}
         self.running: dict[float, object] = {}
         self.core_milliseconds = self.cores = self.most_cores = 0.0
@@ -167,11 +170,13 @@ class Application:
             "slots": slots,
             # The end of a task is told after the start of the one that got its slot.
             "peak_slots": min(self.peak, slots),
+            "executors": self.most_executors,
             "tasks": sums["tasks"],
             "failed_tasks": sums["failed"],
             "cpu_seconds": sums["cpu"] / 1e9,
             "gc_seconds": sums["gc"] / 1000,
             "spilled_bytes": sums["spilled"],
+            **({"elsewhere": 1} if self.elsewhere else {}),
             **self.memory,
         }
 
@@ -186,12 +191,14 @@ class Application:
     def _set_up(self, event: dict[str, Any]) -> None:
         cores = float(event["Spark Properties"].get("spark.task.cpus", 1))
         self.cores_a_task = cores if 1 <= cores < 10_000 else 1.0
+        self.elsewhere = str(event["Spark Properties"].get("spark.master", "")).startswith("k8s")
 
     def _add_executor(self, event: dict[str, Any]) -> None:
         at, name = self._seen(_number(event["Timestamp"])), str(event["Executor ID"])
         cores = _number(event["Executor Info"]["Total Cores"])
         self._remove(name, at)
         self.executors[name] = (at, cores)
+        self.most_executors = max(self.most_executors, len(self.executors))
         self.cores += cores
         self.most_cores = max(self.most_cores, self.cores)
 
@@ -343,7 +350,7 @@ def _number(value: Any) -> float:
 def _together(told: list[Numbers]) -> Numbers:
     """Of several applications, one after the other: sums, and the largest of what are peaks."""
     names = list(dict.fromkeys(name for each in told for name in each))
-    largest = ("slots", "peak_slots", "partial", *_MEMORY.values())
+    largest = ("slots", "peak_slots", "executors", "elsewhere", "partial", *_MEMORY.values())
     together: Numbers = {}
     for name in names:
         values = [each[name] for each in told if name in each]

@@ -7,6 +7,7 @@ the need of that memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,9 +130,12 @@ def _observe(attempt: Attempt, charged: Mapping[Part, Amount]) -> Observed | str
             if attempt.engine == "container"
             else "nobody measured what it used"
         )
-    if attempt.spark.get("cpu_seconds", 0.0) > (attempt.cpu_seconds or 0.0):
-        return "nobody measured the memory of Spark's executors, which had pods of their own"
     count = max(1, len(attempt.machines))
+    if attempt.spark.get("elsewhere"):
+        executors = _memory_of_executors(attempt.spark, count)
+        if executors is None:
+            return "the memory of Spark's executors, which had pods of their own, is not known"
+        peak += executors
     seconds = max(0.0, (ended - started).total_seconds())
     around = sum(charged[part].microseconds for part in _AROUND if part in charged) / 1e6
     return Observed(
@@ -145,9 +149,19 @@ def _observe(attempt: Attempt, charged: Mapping[Part, Amount]) -> Observed | str
     )
 
 
+def _memory_of_executors(told: Mapping[str, float], count: int) -> int | None:
+    """What executors had on one machine, at most: as many as there were, each the largest."""
+    if not told.get("jvm_bytes"):
+        return None
+    largest = told["jvm_bytes"] + told.get("python_bytes", 0.0)
+    return math.ceil(told.get("executors", 1.0) / count) * int(largest)
+
+
 def _work(attempt: Attempt, seconds: float, cores: int, cpu_seconds: float) -> Work:
-    busy = max(cpu_seconds, attempt.dask.get("busy_seconds", 0.0))
     told = attempt.spark
+    busy = max(cpu_seconds, attempt.dask.get("busy_seconds", 0.0))
+    if told.get("elsewhere"):
+        busy = cpu_seconds + told.get("busy_seconds", 0.0)  # their Python was not measured
     wall, slots = told.get("wall_seconds", 0.0), told.get("slots", 0.0)
     if not wall or not slots or told.get("partial"):
         return Work(seconds, cores, busy)

@@ -94,6 +94,7 @@ def test_slots_are_busy_idle_or_wait_while_only_the_driver_works(tmp_path: Path)
         "critical_seconds": 8,
         "slots": 2,
         "peak_slots": 1,
+        "executors": 1,
         "tasks": 4,
         "failed_tasks": 0,
         "cpu_seconds": 4,
@@ -123,9 +124,18 @@ def test_executors_that_come_and_go_have_slots_only_while_they_are_there(tmp_pat
 
 
 def test_a_task_that_needs_two_cores_takes_one_slot_of_two_cores(tmp_path: Path) -> None:
-    environment = event("EnvironmentUpdate", Spark_Properties={"spark.task.cpus": "2"})
+    properties = {"spark.task.cpus": "2", "spark.master": "spark://127.0.0.1:7077"}
+    environment = event("EnvironmentUpdate", Spark_Properties=properties)
     found = read(write(tmp_path / "log", [BEGIN, environment, executor("1", 0, 8), end(10)]))
     assert (found["slots"], found["idle_seconds"]) == (4, 40)
+    assert "elsewhere" not in found
+
+
+def test_executors_that_kubernetes_made_had_pods_of_their_own(tmp_path: Path) -> None:
+    properties = {"spark.master": "k8s://https://kubernetes.default.svc"}
+    environment = event("EnvironmentUpdate", Spark_Properties=properties)
+    found = read(write(tmp_path / "log", [BEGIN, environment, executor("1", 0), end(10)]))
+    assert (found["executors"], found["elsewhere"]) == (1, 1)
 
 
 def test_jobs_that_overlap_do_not_wait_for_each_other(tmp_path: Path) -> None:

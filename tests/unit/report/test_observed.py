@@ -83,6 +83,18 @@ def test_what_ran_out_of_memory_says_how_much_is_needed(ledger: Ledger) -> None:
     assert found.needed_memory.bytes == 12 << 30
 
 
+def test_executors_in_pods_of_their_own_need_memory_beside_the_driver(ledger: Ledger) -> None:
+    spark = {
+        "wall_seconds": 590, "driver_seconds": 90, "busy_seconds": 4000, "idle_seconds": 0,
+        "critical_seconds": 10, "slots": 8, "elsewhere": 1, "executors": 2, "jvm_bytes": 3 << 30,
+        "python_bytes": 1 << 30,
+    }  # fmt: skip
+    ledger.append(attempt("etl.clean.aa.1", use={**USE, "spark": spark}, engine="spark"))
+    found = ask(ledger).advice
+    assert found.peak_memory is not None
+    assert found.peak_memory.bytes == 9 << 30
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -92,8 +104,8 @@ def test_what_ran_out_of_memory_says_how_much_is_needed(ledger: Ledger) -> None:
         ({"cpu": None}, "when and where it ran is not known"),
         ({"pool": "gone"}, "its pool 'gone' is not configured here"),
         (
-            {"use": {**USE, "spark": {"cpu_seconds": 900}}, "engine": "spark"},
-            "nobody measured the memory of Spark's executors",
+            {"use": {**USE, "spark": {"elsewhere": 1}}, "engine": "spark"},
+            "the memory of Spark's executors, which had pods of their own, is not known",
         ),
     ],
 )
