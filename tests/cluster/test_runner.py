@@ -194,7 +194,7 @@ def test_ten_who_start_the_same_attempt_make_one_pod(cluster_pool: PoolPlace) ->
 
 def test_an_image_that_is_missing_is_named_while_it_waits(cluster_pool: PoolPlace) -> None:
     image = f"{cluster_pool.pool.image}-that-is-not-there"
-    attempt = cluster_pool.start(python="job.py", image=image)
+    attempt = cluster_pool.start_python("", image=image)
     status = cluster_pool.wait(attempt, lambda s: "cannot be pulled" in (s.reason or ""))
     assert status.reason is not None
     assert image in status.reason

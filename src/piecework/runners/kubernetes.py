@@ -53,6 +53,7 @@ from piecework.runners.pods import (
     started_at,
 )
 from piecework.runners.runner import AttemptRequest, AttemptStatus
+from piecework.runners.source import check_source
 from piecework.runners.spark_operator import application_name, ended, is_stand_in, stand_in
 from piecework.runners.store import Store, fetch_result
 from piecework.spec.data import load_data
@@ -200,6 +201,7 @@ class KubernetesRunner:
     def _make(self, request: AttemptRequest, queued_at: datetime) -> list[Object]:
         """The attempt's pods, with the code where they can get it; or what stands for one."""
         plan, data = request.plan, load_data(self.settings)
+        check_source(plan, request.code)
         start = launch(plan, request.code).to_json()
         told = data.order(on_cluster=True)
         env = {"PIECEWORK_DATA": request.data} if "://" in request.data else {}
