@@ -17,10 +17,12 @@ _SMALL = 0.1
 
 def cpu(attempt: Mapping[str, Any]) -> str | None:
     """The CPU time, and its share of what was paid for: cores times seconds."""
-    seconds, use = attempt["cpu_seconds"], attempt["use"]
-    if seconds is None:
+    use = attempt["use"]
+    if use["cpu_seconds"] is None:
         return None
-    spent = bill.span_text(seconds)
+    spent = bill.span_text(use["cpu_seconds"])
+    if (use["spark"] or {}).get("elsewhere"):
+        spent = f"at least {spent}"  # of the Python workers of such executors nobody knows
     if use["cpu_share"] is None:
         return spent
     count, cores = max(1, len(attempt["machines"])), use["cores"]
@@ -36,6 +38,8 @@ def cpu(attempt: Mapping[str, Any]) -> str | None:
 def memory(attempt: Mapping[str, Any]) -> str | None:
     """The peak, and its share of what the job could use of one machine."""
     peak, use = attempt["peak_memory_bytes"], attempt["use"]
+    if peak is not None and (use["spark"] or {}).get("elsewhere"):
+        return f"{Memory(peak).rounded()} in its own pod, beside Spark's executors"
     if peak is None:
         return None
     if use["memory_share"] is None:

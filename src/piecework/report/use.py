@@ -36,6 +36,7 @@ class MachineUse:
         return {
             "cores": self.cores,
             "memory_bytes": self.memory_bytes,
+            "cpu_seconds": self.cpu_seconds,
             "cpu_share": self.cpu_share,
             "running_share": self.running_share,
             "memory_share": self.memory_share,

@@ -72,7 +72,7 @@ def test_without_runs_there_is_nothing_to_advise(
 
 
 def _attempt(**use: Any) -> dict[str, Any]:
-    shares = {"cores": 4, "memory_bytes": 8 << 30, "cpu_share": 0.25, "running_share": 0.5,
+    shares: dict[str, Any] = {"cpu_seconds": 100.0, "spark": None, "cores": 4, "memory_bytes": 8 << 30, "cpu_share": 0.25, "running_share": 0.5,
               "memory_share": 0.031}  # fmt: skip
     return {
         "cpu_seconds": 100.0,
@@ -93,7 +93,10 @@ def test_use_is_told_in_words() -> None:
         "1m 40s: 25% of what was paid for (2 machines of 4 cores for 1m 40s)"
     )
     assert use_text.cpu(_attempt(cpu_share=None)) == "1m 40s"
-    assert use_text.cpu({**_attempt(), "cpu_seconds": None}) is None
+    assert use_text.cpu(_attempt(cpu_seconds=None)) is None
+    elsewhere = _attempt(spark={"elsewhere": 1})
+    assert (use_text.cpu(elsewhere) or "").startswith("at least 1m 40s: 25%")
+    assert use_text.memory(elsewhere) == "256 MiB in its own pod, beside Spark's executors"
 
 
 def test_the_slots_of_spark_and_the_threads_of_dask_are_told_in_words() -> None:
