@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 
 from piecework import config
 from piecework.cli import reference
+from piecework.spec.data import Data
 from piecework.spec.pipeline import INHERITED, OF_PIPELINE
 from piecework.spec.pool import Pool
 from piecework.spec.schedule import PRESETS
@@ -40,6 +41,7 @@ MODELS = {
     "PythonProgram": "python",
     "SparkProgram": "spark",
     "DaskProgram": "dask",
+    "H2oProgram": "h2o",
     "ContainerProgram": "container",
     "Machine": "machine",
     "Retries": "retries",
@@ -50,6 +52,7 @@ SHORT_FORMS = {
     "python": "`python: jobs/clean.py` is short for `python: {run: jobs/clean.py}`.",
     "spark": "`spark: jobs/delays.py` is short for `spark: {file: jobs/delays.py}`.",
     "dask": "`dask: jobs/segments.py` is short for `dask: {file: jobs/segments.py}`.",
+    "h2o": "`h2o: jobs/train.py` is short for `h2o: {file: jobs/train.py}`.",
     "retries": "`retries: 2` is short for `retries: {error: 2}`.",
     "params": "`params: {year: 2013}` is short for `params: {year: {default: 2013}}`.",
 }
@@ -161,6 +164,29 @@ max_machines = 20
 #: Parts of pools that have fields of their own.
 PARTS_OF_POOLS = {"Reserve": "reserve", "NodeClass": "node_class", "Group": "groups"}
 
+DATA_INTRODUCTION = """\
+## Data
+
+The table `data` says where the data of all jobs is and how they reach it; `data = "URL"` is short
+for its `url` alone. [The guide](../data.md) says what becomes of it. Credentials are not written
+here.
+
+```toml
+[data]
+url = "hdfs://lake/flights"
+secret = "lake-credentials"
+
+[data.hdfs.lake]
+namenodes = ["nn1.example.com:8020", "nn2.example.com:8020"]
+
+[data.s3]
+endpoint = "https://s3.example.com:9000"
+path_style = true
+```
+"""
+#: Parts of it that have fields of their own.
+PARTS_OF_DATA = {"NameService": "hdfs", "Kerberos": "kerberos", "S3": "s3"}
+
 TEAMS_INTRODUCTION = """\
 ## Teams
 
@@ -231,7 +257,7 @@ def _value(field: Mapping[str, Any]) -> str:
     """What may be written, in words."""
     if "$ref" in field:
         name = field["$ref"].rsplit("/", 1)[1]
-        title = MODELS.get(name) or PARTS_OF_POOLS.get(name, name)
+        title = MODELS.get(name) or {**PARTS_OF_POOLS, **PARTS_OF_DATA}.get(name, name)
         return f"[{title}](#{title.lower()})"
     if "anyOf" in field:
         values = [_value(each) for each in field["anyOf"] if each.get("type") != "null"]
@@ -268,7 +294,7 @@ def _settings() -> str:
     rows = ["| name | environment | default | meaning |", "| --- | --- | --- | --- |"]
     meanings = _comments(inspect.getsource(config.Settings))
     for setting in fields(config.Settings):
-        if setting.name == "file":
+        if setting.name in ("access", "file"):
             continue
         name = setting.name
         variable = "" if name in ("pools", "teams") else f"`PIECEWORK_{name.upper()}`"
@@ -279,7 +305,13 @@ def _settings() -> str:
     for part, title in PARTS_OF_POOLS.items():
         schema = pool["$defs"][part]
         parts += [f"### {title}\n", f"{' '.join(schema['description'].split())}\n", _table(schema)]
-    return "\n".join([*parts, TEAMS_INTRODUCTION, _table(team, name)])
+    parts += [TEAMS_INTRODUCTION, _table(team, name)]
+    data = Data.model_json_schema()
+    parts += [DATA_INTRODUCTION, _table(data)]
+    for part, title in PARTS_OF_DATA.items():
+        schema = data["$defs"][part]
+        parts += [f"### {title}\n", f"{' '.join(schema['description'].split())}\n", _table(schema)]
+    return "\n".join(parts)
 
 
 def _setting_default(setting: Any) -> str:

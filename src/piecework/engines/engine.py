@@ -1,9 +1,10 @@
 """What an engine is, which engines there are, and what they hand to the entrypoint.
 
 An engine turns a Plan into a Launch: which of the entrypoint's starters starts the program, with
-what. Starters (`python`, `command`, `spark`, `dask`, `container`) live in `piecework.entrypoint`,
-are part of every image, and size themselves from the machine that the attempt got; an engine needs
-no code there. So a new engine is one object, found by the entry point group `piecework.engines`:
+what. Starters (`python`, `command`, `spark`, `dask`, `h2o`, `container`) live in
+`piecework.entrypoint`, are part of every image, and size themselves from the machine that the
+attempt got; an engine needs no code there. So a new engine is one object, found by the entry point
+group `piecework.engines`:
 
     [project.entry-points."piecework.engines"]
     duckdb = "piecework_duckdb:engine"
@@ -132,13 +133,14 @@ def find_engine(name: str) -> Engine:
 
 
 def _built_in(name: str) -> Engine:
-    from piecework.engines import container, dask, python, spark
+    from piecework.engines import container, dask, h2o, python, spark
 
     built_in: dict[str, Engine] = {
         "python": python.PythonEngine(),
         "container": container.ContainerEngine(),
         "spark": spark.SparkEngine(),
         "dask": dask.DaskEngine(),
+        "h2o": h2o.H2oEngine(),
     }
     return built_in[name]
 

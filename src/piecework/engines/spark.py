@@ -62,8 +62,8 @@ class SparkEngine:
         for key in program.conf:
             if key in fixed:
                 raise InputError(
-                    f"job {plan.job_name}: spark.conf sets {key}, which is not the job's to set: "
-                    f"{fixed[key]}. Remove it"
+                    f"job {plan.job_name}: {plan.job.engine}.conf sets {key}, which is not the "
+                    f"job's to set: {fixed[key]}. Remove it"
                 )
         if has_executors(plan):
             divide(plan)

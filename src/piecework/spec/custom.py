@@ -18,7 +18,7 @@ from piecework.spec.wording import fault, reword
 
 GROUP = "piecework.engines"
 #: The engines whose programs the spec itself knows; no other package replaces them.
-BUILT_IN = ("python", "container", "spark", "dask")
+BUILT_IN = ("python", "container", "spark", "dask", "h2o")
 
 
 @cache

@@ -27,7 +27,7 @@ from piecework.spec.wording import MOST_PROBLEMS, describe, suggest
 Location = tuple[str | int, ...]
 
 #: The engines whose programs are files, and the field that names the file in the long form.
-_FILES = {"python": "run", "spark": "file", "dask": "file"}
+_FILES = {"python": "run", "spark": "file", "dask": "file", "h2o": "file"}
 #: Looking for what may have been meant reads a folder; nobody needs more of it.
 _MOST_HINTS = 20
 

@@ -81,7 +81,7 @@ def render_job(job: Job, context: Mapping[str, Any]) -> Job:
 
 def _templated(job: Job) -> dict[str, Any]:
     """The fields of a job in which templates are rendered, as plain values."""
-    fields = {"args", "env", "custom", "python", "container", "spark", "dask"}
+    fields = {"args", "env", "custom", "python", "container", "spark", "dask", "h2o"}
     return job.model_dump(mode="json", include=fields, exclude_unset=True)
 
 

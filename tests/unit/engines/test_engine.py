@@ -47,6 +47,7 @@ def test_a_launch_carries_the_arguments_the_environment_and_the_code() -> None:
         {"dask": {"file": "a.py", "threads_per_worker": 2}},
         {"container": {"image": "score:3", "command": ["python", "score.py"]}},
         {"container": {"image": "score:3"}},
+        {"h2o": {"file": "a.py", "conf": {"spark.ext.h2o.log.level": "INFO"}}},
     ],
 )
 def test_a_launch_survives_json(job: dict[str, object]) -> None:
@@ -74,6 +75,15 @@ def test_a_driver_with_executors_that_do_not_fit_is_refused_where_it_is_asked_fo
     with pytest.raises(InputError, match="job clean: its machines have 1024 MiB for it"):
         launch(small, CODE)
     assert launch(replace(small, provider="local"), CODE).program["mode"] == "kubernetes"
+
+
+def test_h2o_refuses_executors_that_come_and_go() -> None:
+    plan = make_plan(h2o={"file": "a.py", "conf": {"spark.dynamicAllocation.enabled": "true"}})
+    with pytest.raises(InputError, match=r"job clean: h2o\.conf sets spark\.dynamicAllocation"):
+        launch(plan, CODE)
+    plan = make_plan(h2o={"file": "a.py", "conf": {"spark.master": "local[64]"}})
+    with pytest.raises(InputError, match=r"h2o\.conf sets spark\.master.*Remove it"):
+        launch(plan, CODE)
 
 
 def test_the_engines_of_the_spec_are_the_engines_there_are() -> None:
