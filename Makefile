@@ -38,10 +38,8 @@ cluster: $(STAMP) ## Bring a real Kubernetes up on this machine (as root; see do
 cluster-down: $(STAMP) ## Remove all of it, however it was left
 	@$(BIN)/python -m testbed down
 
-images: $(STAMP) ## Build the images of images/ for the testbed that is up, and push them to its registry
-	@$(BIN)/python -m testbed image images/python python:1
-	@$(BIN)/python -m testbed image images/spark spark:1 --base python:1
-	@$(BIN)/python -m testbed image images/piecework piecework:1
+images: $(STAMP) ## Build and push the images of images/: to the testbed that is up, or REGISTRY=...
+	@$(BIN)/python tools/images.py --registry "$(REGISTRY)" --tag "$(or $(TAG),1)" $(IMAGES)
 
 docs: $(STAMP) ## Write the generated parts of the documentation anew
 	@$(BIN)/python tools/docs.py

@@ -26,9 +26,17 @@ from testbed.programs import Progress, cache_folder
 PAUSE = "pause:1"
 SHELL = "shell:1"
 BASE = "base:1"
-#: The images that piecework ships, and what each stands on.
-SHIPPED = {"python": BASE, "spark": "python", "piecework": BASE}
-_SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "images"
+#: The images that piecework ships, and what each stands on, which comes before it.
+SHIPPED = {
+    "python": BASE,
+    "dask": "python",
+    "spark": "python",
+    "spark-h2o": "python",
+    "xgboost": "python",
+    "piecework": BASE,
+    "airflow": BASE,
+}
+SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "images"
 #: What `base` has besides Debian's smallest system.
 _BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
 _RELEASE = "bookworm"
@@ -84,7 +92,7 @@ def build(
     if base == BASE:
         push_base(place, progress)
     values = {"BASE": f"localhost/{base}", **(arguments or {})}
-    with _context(folder, progress) as context, lock(_storage() / "lock"):
+    with context_of(folder, progress) as context, lock(_storage() / "lock"):
         if not _stored(base):
             _buildah("pull", *_certificates(place), _remote(place, base))
             _buildah("tag", _remote(place, base).removeprefix("docker://"), f"localhost/{base}")
@@ -104,7 +112,7 @@ def build(
 
 def shipped(place: Place, name: str, progress: Progress = programs.say) -> str:
     """An image of the folder `images/`, built where the registry lacks it as it is now."""
-    folder, below = _SHIPPED_FOLDER / name, SHIPPED[name]
+    folder, below = SHIPPED_FOLDER / name, SHIPPED[name]
     base = below if below == BASE else shipped(place, below, progress).partition("/")[2]
     digest = hashlib.sha256(base.encode() + (folder / "Dockerfile").read_bytes())
     digest.update(packages.fingerprint(folder).encode())
@@ -115,7 +123,7 @@ def shipped(place: Place, name: str, progress: Progress = programs.say) -> str:
 
 
 @contextmanager
-def _context(folder: Path, progress: Progress) -> Iterator[Path]:
+def context_of(folder: Path, progress: Progress) -> Iterator[Path]:
     """The folder as the builder sees it: with its Python packages, where it asks for some."""
     if not (folder / packages.REQUIREMENTS).exists():
         yield folder
