@@ -11,6 +11,7 @@ import pytest
 from piecework.cli.main import VERBS
 from piecework.config import Settings
 from piecework.plan.price import load_price_book
+from piecework.spec.data import load_data
 from piecework.spec.load import load_text
 from piecework.spec.pool import load_pools
 
@@ -49,6 +50,10 @@ def test_the_settings_that_are_shown_are_right() -> None:
         pools = load_pools(Settings(Path("/nowhere"), "sqlite://", pools=values.get("pools", {})))
         for pool in pools.values():
             load_price_book(pool)
+        data = values.get("data", {})
+        if isinstance(data, dict):
+            access = {name: value for name, value in data.items() if name != "url"}
+            load_data(Settings(Path("/nowhere"), "sqlite://", access=access))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

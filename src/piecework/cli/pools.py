@@ -84,12 +84,15 @@ def render(
     admission policies, the NodePools of Karpenter. With it, what Auto Scaling groups and the
     cluster-autoscaler need: tags, user data, suspended processes, flags. Nothing is applied.
     """
+    from piecework import config
     from piecework.machines.render import render as render_pools
+    from piecework.spec.data import load_data
 
     rendering = render_pools(
         _of_one_cluster(_load(), pool),
         cluster=cluster,
         keeper_image=keeper_image,
+        secret=load_data(config.load()).secret,
         policies=policies,
     )
     if as_json:

@@ -231,11 +231,16 @@ def _spread(rules: Sequence[Object]) -> list[tuple[str, str, str]]:
     ]
 
 
-def render_keeper(pools: Sequence[Pool], image: str) -> Object:
-    """Two keepers, of which one acts. Their settings come from the Secret `piecework-settings`."""
+def render_keeper(pools: Sequence[Pool], image: str, secret: str | None = None) -> Object:
+    """Two keepers, of which one acts. Their settings come from the Secret `piecework-settings`.
+
+    `secret` is the one of [data], whose keys become variables where it is there: for the store.
+    """
     namespace = namespaces_of(pools)[0]
     named = {"app.kubernetes.io/name": KEEPER}
+    credentials = {"envFrom": [{"secretRef": {"name": secret, "optional": True}}]}
     container = {
+        **(credentials if secret else {}),
         "name": "keeper",
         "image": image,
         "command": ["piecework", "keeper", "--json-logs", f"--metrics-port={_METRICS_PORT}"],

@@ -66,12 +66,14 @@ def render(
     *,
     cluster: str | None = None,
     keeper_image: str | None = None,
+    secret: str | None = None,
     policies: bool = True,
 ) -> Rendering:
     """All that the pools of one cluster need.
 
     `cluster` is its name in the groups' tags, instead of that of the pools. `policies` are for
-    Kubernetes from 1.36 on. Without `keeper_image` there is no Deployment of the keeper.
+    Kubernetes from 1.36 on. Without `keeper_image` there is no Deployment of the keeper; `secret`
+    names that of [data].
     Raises InputError where there is no pool on a cluster.
     """
     pools = [pool for pool in pools if pool.on_cluster]
@@ -89,7 +91,7 @@ def render(
         *(render_policies() if policies else ()),
         *(render_node_pool(pool) for pool in pools if pool.provider == "karpenter"),
         *([render_priorities(scaled)] if scaled else ()),
-        *([render_keeper(pools, keeper_image)] if keeper_image else ()),
+        *([render_keeper(pools, keeper_image, secret)] if keeper_image else ()),
     ]
     names = {cluster_of(pool, cluster): None for pool in scaled}
     return Rendering(

@@ -118,7 +118,7 @@ class Kerberos(Model):
 
 
 class S3(Model):
-    """Where S3 is. Not needed for that of AWS, from machines in its own region."""
+    """Where S3 is. For AWS's own an empty table will do, by which Spark reads s3:// URLs."""
 
     endpoint: Endpoint | None = Field(None, description="Its address, where it is not that of AWS.")
     region: Region | None = Field(None, description="Its region.")

@@ -410,6 +410,17 @@ def test_a_jobs_service_account_mounts_no_token() -> None:
     assert account["automountServiceAccountToken"] is False
 
 
+def test_the_keeper_has_the_credentials_of_the_store_where_there_are_some() -> None:
+    def container(secret: str | None) -> Object:
+        rendering = render([BURST], keeper_image="keeper:1", secret=secret)
+        found: Object = only(rendering, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+        return found
+
+    assert "envFrom" not in container(None)
+    found = {"secretRef": {"name": "lake-credentials", "optional": True}}
+    assert container("lake-credentials")["envFrom"] == [found]
+
+
 def test_the_keeper_is_two_of_which_one_acts_and_has_no_password_in_its_manifest() -> None:
     assert of_kind(render([BURST]), "Deployment") == []
     deployment = only(render([BURST], keeper_image="registry.example.com/keeper:1"), "Deployment")
