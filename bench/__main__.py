@@ -22,6 +22,7 @@ BENCHES = (
     "ledger",
     "airflow",
     "spark",
+    "advise",
     "testbed",
     "testbed_scale",
     "peers",

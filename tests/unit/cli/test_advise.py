@@ -72,8 +72,15 @@ def test_without_runs_there_is_nothing_to_advise(
 
 
 def _attempt(**use: Any) -> dict[str, Any]:
-    shares: dict[str, Any] = {"cpu_seconds": 100.0, "spark": None, "cores": 4, "memory_bytes": 8 << 30, "cpu_share": 0.25, "running_share": 0.5,
-              "memory_share": 0.031}  # fmt: skip
+    shares = {
+        "cpu_seconds": 100.0,
+        "spark": None,
+        "cores": 4,
+        "memory_bytes": 8 << 30,
+        "cpu_share": 0.25,
+        "running_share": 0.5,
+        "memory_share": 0.031,
+    }
     return {
         "cpu_seconds": 100.0,
         "peak_memory_bytes": 1 << 28,
