@@ -13,7 +13,6 @@ import threading
 import time
 from pathlib import Path
 
-
 from piecework.kube.client import POD
 from piecework.ledger.events import Outcome
 from piecework.plan import labels
@@ -250,6 +249,10 @@ def test_the_command_line_runs_reads_and_cancels_a_job_on_a_cluster(
     cluster_pool.running(attempt)
     log, said = piecework("logs", run).communicate(timeout=60)
     assert log == "hello\n", said
+    shown = piecework("show", run)
+    _, said = shown.communicate(timeout=60)
+    assert shown.returncode == 2
+    assert f"{run} is running, and the ledger does not know it yet" in said
     cancelled, said = piecework("cancel", run).communicate(timeout=90)
     assert cancelled == f"{run}: cancelled\n", said
     _, said = long.communicate(timeout=90)

@@ -53,7 +53,7 @@ class Runners:
         """
         from piecework.runners.kubernetes import KubernetesRunner
 
-        for pool in self.pools.values():
+        for pool in self.pools.values() if name else ():
             runner = self.of(pool.name, name) if pool.on_cluster else None
             if not isinstance(runner, KubernetesRunner):
                 continue

@@ -8,8 +8,10 @@ import click
 
 from piecework.cli import bill, options, terminal, use_text
 from piecework.cli.table import Column, table
+from piecework.errors import InputError
 
 if TYPE_CHECKING:
+    from piecework.config import Settings
     from piecework.report.runs import RunReport
 
 
@@ -27,14 +29,32 @@ def command(run: str, as_json: bool) -> None:
     from piecework.cli.reading import read_ledger
 
     settings = config.load()
-    with read_ledger(settings) as ledger:
-        found = find(ledger, run)
+    try:
+        with read_ledger(settings) as ledger:
+            found = find(ledger, run)
+    except InputError as error:
+        raise _unrecorded(run, settings) or error from None
     if isinstance(found, list):
         _show_pipeline_run(found, as_json)
     elif as_json:
         terminal.result_json(found.to_json())
     else:
         _show_run(found, settings.home / "runs", settings.store)
+
+
+def _unrecorded(name: str, settings: Settings) -> InputError | None:
+    """What to say of a run that a cluster has, but not the ledger."""
+    from piecework.cli.runners import Runners, run_of
+
+    known = Runners(settings).find_unrecorded(name)
+    if known is None:
+        return None
+    run = run_of(known[1])
+    return InputError(
+        f"{run} is {known[1][-1].state}, and the ledger does not know it yet: `piecework keeper` "
+        f"tells it, within seconds, where it runs with the same ledger_url. `piecework why {run}` "
+        "and `logs` ask the cluster itself"
+    )
 
 
 def _show_pipeline_run(found: list[RunReport], as_json: bool) -> None:
