@@ -64,7 +64,9 @@ class PoolPlace:
             prices=load_price_book(self.pool),
             settings=self.settings,
         )
-        return AttemptRequest(run, number, plan, Owner("cli"), self.code, "", pipeline="test")
+        return AttemptRequest(
+            run, number, plan, Owner("cli"), self.code, self.settings.data, pipeline="test"
+        )
 
     def start_python(self, program: str, **job: Any) -> str:
         """Starts a program given as its text, with its gate open."""
