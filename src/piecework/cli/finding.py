@@ -20,14 +20,21 @@ _RECENT = 500
 
 def find(ledger: Ledger, name: str) -> RunReport | list[RunReport]:
     """A run, or the runs of a pipeline run. Raises InputError where there is neither."""
-    from piecework.report.runs import find_run, runs_of
+    from piecework.report.runs import find_run, list_runs, runs_of
 
     if not name:
         raise InputError("an empty name is no run; `piecework ls` lists them")
     of_pipeline = runs_of(ledger, name)
     if of_pipeline:
         return of_pipeline
-    found = find_run(ledger, name)
+    try:
+        found = find_run(ledger, name)
+    except InputError:  # the beginning of several; but where it is a job's name, that is meant
+        recent = list_runs(ledger, limit=_RECENT)
+        newest = next((run for run in recent if _is_of(run, name)), None)
+        if newest is None:
+            raise
+        found = newest
     return found if found is not None else _guess(ledger, name)
 
 
@@ -42,6 +49,10 @@ def find_one(ledger: Ledger, name: str) -> RunReport:
     raise InputError(f"{name} is a pipeline run of {len(found)} runs; name one: {names}")
 
 
+def _is_of(run: RunReport, job: str) -> bool:
+    return job in (run.job, f"{run.pipeline}.{run.job}")
+
+
 def _guess(ledger: Ledger, name: str) -> RunReport:
     """The newest run of a job or with this end of its id; else says what may have been meant."""
     from piecework.report.runs import list_runs
@@ -49,7 +60,7 @@ def _guess(ledger: Ledger, name: str) -> RunReport:
 
     recent = list_runs(ledger, limit=_RECENT)
     for run in recent:
-        if name in (run.job, f"{run.pipeline}.{run.job}") or run.run.endswith(f".{name}"):
+        if _is_of(run, name) or run.run.endswith(f".{name}"):
             if not run.run.endswith(f".{name}"):
                 terminal.say(f"The newest run of {name} is {run.run}.")
             return run
