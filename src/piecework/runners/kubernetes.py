@@ -264,7 +264,7 @@ class KubernetesRunner:
             if found is None:
                 raise UnreachableError(f"{what} was there and is gone; start it again")
             if kind is SPARK_APPLICATION:
-                found = dict(stand_in(found))
+                found = stand_in(found)
             if attempt_of(found) != request.attempt:
                 raise RunnerError(
                     f"attempt {request.attempt}: there is a {kind.kind} {name} already, and it is "
@@ -336,7 +336,7 @@ class KubernetesRunner:
             applications = kube.list(SPARK_APPLICATION, namespace, labels=chosen).items
         except MissingKindError:
             return pods
-        stand_ins = [dict(stand_in(application)) for application in applications]
+        stand_ins = [stand_in(application) for application in applications]
         return [*pods, *(pod for pod in stand_ins if pod["metadata"]["name"] not in known)]
 
     def _note_version(self, run: str) -> None:

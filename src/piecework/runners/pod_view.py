@@ -157,7 +157,7 @@ class PodView:
     def _take_stand_in(self, change: str, application: Object) -> None:
         if change == "SYNCED":
             return
-        obj = dict(stand_in(application))
+        obj = stand_in(application)
         key, run = key_of(obj), _run_of(obj)
         with self._lock:
             if change == "DELETED" or labels.SEEN in obj["metadata"]["annotations"]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -58,7 +57,7 @@ def ended(pod: Object, end: End) -> dict[str, Any]:
     return {**pod, "metadata": {**metadata, "annotations": annotations, **over}}
 
 
-def stand_in(application: Object) -> Mapping[str, Any]:
+def stand_in(application: Object) -> dict[str, Any]:
     """The pod that the application stands for, as long as there is none."""
     own, template = application["metadata"], application["spec"]["driver"]["template"]
     identity = ("namespace", "uid", "resourceVersion", "creationTimestamp")
@@ -79,6 +78,17 @@ def stand_in(application: Object) -> Mapping[str, Any]:
 def is_over(application: Object) -> bool:
     """Whether no driver will come of it any more."""
     return end_of(application) is not None or _end(application) is not None
+
+
+def was_submitted(application: Object) -> bool:
+    """Whether there was a driver's pod: it tells by itself what became of it."""
+    attempts = (application.get("status") or {}).get("executionAttempts")
+    return bool(attempts) or state_of(application) in _RERUN
+
+
+def would_rerun(application: Object) -> bool:
+    """Whether the operator would make a second driver, and so run the same attempt once more."""
+    return state_of(application) in _RERUN
 
 
 def state_of(application: Object) -> str:

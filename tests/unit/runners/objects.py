@@ -54,6 +54,8 @@ class Objects:
         self.version = 0
         self.asked: list[tuple[str, str]] = []
         self.refusal: Written | None = None
+        #: Answers to whoever asks to make something of that kind.
+        self.refuse: dict[str, Written] = {}
         self.log: Callable[[Mapping[str, str]], Written] = lambda _: Written(200, [])
 
     def send(
@@ -75,9 +77,11 @@ class Objects:
                 return self.log(query)
             if method == "POST" and self.refusal is not None:
                 return self.refusal
+            if method == "POST" and path.rpartition("/")[2] in self.refuse:
+                return self.refuse[path.rpartition("/")[2]]
             if method == "GET" and path in self.kept:
                 return found(self.kept[path])
-            if method == "GET" and path.count("/") == 5:
+            if method == "GET" and path.count("/") == (5 if path.startswith("/api/") else 6):
                 return self._list(path, query.get("labelSelector", ""))
             given = json.loads(body) if body else {}
             if method == "POST":
@@ -89,10 +93,10 @@ class Objects:
     def pods(self) -> list[Object]:
         return [obj for path, obj in self.kept.items() if "/pods/" in path]
 
-    def change(self, name: str, how: Callable[[Object], object]) -> None:
-        """What a kubelet or a keeper would do to a pod."""
+    def change(self, name: str, how: Callable[[Object], object], kind: str = "pods") -> None:
+        """What a kubelet or a keeper would do to a pod, or somebody to something else."""
         with self.changed:
-            (path,) = [path for path in self.kept if path.endswith(f"/pods/{name}")]
+            (path,) = [path for path in self.kept if path.endswith(f"/{kind}/{name}")]
             obj = copy.deepcopy(self.kept[path])
             how(obj)
             self._keep(path, obj, "MODIFIED")

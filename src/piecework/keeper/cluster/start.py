@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from piecework.config import Settings
 from piecework.errors import ClusterError, InputError
+from piecework.keeper.cluster.applications import Applications
 from piecework.keeper.cluster.apply import Executor
 from piecework.keeper.cluster.hints import Hints
 from piecework.keeper.cluster.learned import Learning
@@ -131,12 +132,13 @@ def _helping(settings: Settings, keeper: Tending) -> Iterator[None]:
     hints = Hints(keeper.kube)
     learning = Learning(keeper.kube, keeper.pools)
     reconciliation = Reconciliation(lambda: read_open(settings.ledger_url), keeper.writer)
+    applications = Applications(keeper.kube, keeper.pools, keeper.writer.put)
     helpers = keeper.helpers = Helpers(
         owners_over=lambda: owners.over,
         hints=lambda: hints.found,
         look=[owners.look, hints.look],
         ask=[owners.round, hints.round],
-        act=[learning.look, reconciliation.look],
+        act=[learning.look, reconciliation.look, applications.look],
     )
     logs = None
     store = Store.of(settings)
@@ -147,11 +149,13 @@ def _helping(settings: Settings, keeper: Tending) -> Iterator[None]:
         helpers.act.append(logs.look)
     owners.start()
     hints.start()
+    applications.start()
     try:
         yield
     finally:
         owners.stop()
         hints.stop()
+        applications.stop()
         learning.stop()
         reconciliation.stop()
         if logs is not None:

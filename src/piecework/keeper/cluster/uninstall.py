@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from piecework.errors import ClusterError
+from piecework.keeper.cluster.applications import remove_unstarted
 from piecework.keeper.cluster.apply import release_pod
 from piecework.kube.client import NODE_CLAIM, POD, Kube, MissingKindError, Object
 from piecework.machines.karpenter import release_claim
@@ -35,6 +36,7 @@ def uninstall(kube: Kube, pools: Collection[str]) -> Left:
         if _is_of(claim, pools) and _is_held(claim):
             release_claim(kube, claim["metadata"]["name"])
             machines += 1
+    remove_unstarted(kube, pods, pools)
     held = [pod for pod in pods if _is_held(pod)]
     for pod in held:
         release_pod(kube, pod["metadata"]["name"], pod["metadata"]["namespace"])
