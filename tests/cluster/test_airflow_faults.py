@@ -90,13 +90,13 @@ FOLDER = Path("FOLDER")
 
 
 def wait(name):
-    # The first process that comes here says who it is, and waits to be killed.
+    # The first process that comes here says who it is, and waits for its signal.
     try:
         with open(FOLDER / name, "x") as stream:
             stream.write(str(os.getpid()))
     except FileExistsError:
         return
-    while not (FOLDER / "go").exists():
+    while not (FOLDER / (name + ".sent")).exists():
         time.sleep(0.1)
 
 
@@ -140,7 +140,7 @@ def test_a_worker_that_dies_before_or_after_its_job_leaves_it_to_the_next(
         for task, number in signals.items():
             pid = wait_for(reader(tmp_path / f"{task}.{when}"), f"{task}: {when}", PATIENCE_SECONDS)
             os.kill(pid, number)
-    (tmp_path / "go").touch()  # a task that bears SIGTERM goes on with its work
+            (tmp_path / f"{task}.{when}.sent").touch()  # who bears SIGTERM goes on with its work
     world.expect("success", "workers", run)
     for task in signals:
         assert outcomes(bought, "workers", task, run) == [Outcome.SUCCESS]

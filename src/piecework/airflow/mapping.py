@@ -99,6 +99,7 @@ class MappedJobTrigger(JobTrigger):
     def __init__(self, *, source: Mapping[str, str] | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.source = source
+        self.taken = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class's path and the arguments that make an equal trigger."""
@@ -111,7 +112,15 @@ class MappedJobTrigger(JobTrigger):
             self._take_part()
         else:
             self._take_result(self.source["task_id"], self.source["field"])
+        self.taken = True
         return super().read_params(context)
+
+    def fill_templates(self) -> None:
+        """As of any job; but Airflow tells nothing of a task that the DAG has no more."""
+        super().fill_templates()
+        if not self.taken:
+            wrong = f"its DAG has no task {self.task_id!r} any more, so its part is not known"
+            raise SpecError([Problem("(task)", 0, 0, "", wrong)])
 
     def _take_part(self) -> None:
         parts = json.loads((self.task.partial_kwargs.get("mapped") or {}).get("parts") or "[]")

@@ -139,11 +139,11 @@ class JobTrigger(BaseTrigger):
         self.context = context
         self.jinja_env = jinja_env
 
-    def _fill_templates(self) -> None:
+    def fill_templates(self) -> None:
         """Renders what the operator's template fields hold. Raises SpecError."""
         if self.context is None:
-            return  # a worker has done it
-        context, self.context = self.context, None
+            return  # a worker has done it, or this trigger
+        context = self.context
         complete_context(context)
         self.values = context["params"] = self.read_params(context)
         _, pool = split_conf(getattr(context.get("dag_run"), "conf", None))
@@ -156,6 +156,7 @@ class JobTrigger(BaseTrigger):
         except Exception as error:  # a template runs what its author wrote: anything may happen
             wrong = f"its templates cannot be rendered: {type(error).__name__}: {error}"
             raise SpecError([Problem("(task)", 0, 0, "", wrong)]) from error
+        self.context = None
 
     def read_params(self, context: Any) -> dict[str, Any]:
         """The pipeline run's parameters, checked. Raises SpecError."""
@@ -258,7 +259,7 @@ class JobTrigger(BaseTrigger):
 
     def _assign(self) -> Assignment:
         """Who asks, and what for. Raises SpecError where the rendered job is wrong."""
-        self._fill_templates()
+        self.fill_templates()
         ti: Any = self.task_instance
         settings = self.load_settings()
         job = read_job(self.document, self.engine, self.program, self.args, self.env)

@@ -118,6 +118,19 @@ def test_a_part_that_is_gone_fails_the_task_and_says_so() -> None:
     assert type(event).__name__ == "TaskFailedEvent"
 
 
+def test_a_task_that_the_dag_has_no_more_runs_nobody_elses_part() -> None:
+    with dag():
+        mapped: Any = JobOperator.partial(task_id="t", python="a.py").expand(args=[["1"], ["2"]])
+    trigger = Trigger(**json.loads(json.dumps(mapped.start_trigger_args.trigger_kwargs)))
+    trigger.given = Telling()
+    ti: Any = SimpleNamespace(
+        dag_id="d", run_id="r", task_id="t", map_index=1, try_number=1, id="1"
+    )
+    trigger.task_instance = ti  # as Airflow's triggerer has it then: without the task
+    assert type(asyncio.run(follow(trigger))).__name__ == "TaskFailedEvent"
+    assert not trigger.given.requests
+
+
 def test_airflow_is_told_of_mapped_tasks_what_it_is_told_of_others() -> None:
     retries = {"error": 1, "infrastructure": 4}
     with dag(default_args={"retries": 2, "machine": {"cpu": 4}}):
