@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +75,10 @@ class Executor:
     threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="keeper")
     )
+    #: For the pods of one action: a gang's, or a hundred executors. They wait for nobody else.
+    pod_threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="keeper-pods")
+    )
     _told_until: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def apply(self, actions: Iterable[Action]) -> list[Done]:
@@ -84,12 +89,15 @@ class Executor:
         chains: dict[str, list[Action]] = {}
         for action in actions:
             chains.setdefault(_subject(action), []).append(action)
-        left, done = list(chains.values()), list[Done]()
+        left, done = deque(chains.values()), list[Done]()
         deadline = time.monotonic() + self.longest_seconds
-        while left and time.monotonic() < deadline:
-            batch, left = left[: 2 * THREADS], left[2 * THREADS :]
-            for results in self.threads.map(self._chain, batch):
-                done += results
+        begun: set[Future[list[Done]]] = set()
+        while begun or (left and time.monotonic() < deadline):
+            while left and len(begun) < THREADS and time.monotonic() < deadline:
+                begun.add(self.threads.submit(self._chain, left.popleft()))
+            over, begun = wait(begun, return_when=FIRST_COMPLETED)
+            for future in over:
+                done += future.result()
         return done
 
     def _chain(self, actions: list[Action]) -> list[Done]:
@@ -169,16 +177,22 @@ class Executor:
                 if node is None:
                     raise _VanishedError(f"machine {machine.id} has gone meanwhile")
                 nodes.append(node)
-        pods = []
-        names = [machine.id for machine in action.handed]
-        for index, pod in enumerate(action.pods):
-            if pod.gated:
-                machine_name = names[index] if index < len(names) else None
-                told = action.told if pod is action.attempt.first else None
-                opened = self._open(pod, clock.to_text(action.at), machine_name, told)
-                if opened is not None:
-                    pods.append(opened)
-        return pods, nodes
+        names = {pod.key: m.id for pod, m in zip(action.pods, action.handed, strict=False)}
+
+        def open_gate(pod: PodSeen) -> list[Object]:
+            told = action.told if pod is action.attempt.first else None
+            opened = self._open(pod, clock.to_text(action.at), names.get(pod.key), told)
+            return [] if opened is None else [opened]
+
+        return self._for_each([pod for pod in action.pods if pod.gated], open_gate), nodes
+
+    def _for_each(
+        self, pods: Sequence[PodSeen], do: Callable[[PodSeen], list[Object]]
+    ) -> list[Object]:
+        """Does it for several pods at the same time; returns what was changed."""
+        if len(pods) == 1:
+            return do(pods[0])
+        return [changed for some in self.pod_threads.map(do, pods) for changed in some]
 
     def _open(self, pod: PodSeen, at: str, machine: str | None, told: str | None) -> Object | None:
         gates = [gate["name"] for gate in pod.raw["spec"].get("schedulingGates", ())]
@@ -202,20 +216,19 @@ class Executor:
             return self.kube.get(POD, pod.key[1], pod.key[0])
 
     def _end(self, action: EndAttempt) -> list[Object]:
-        changed = []
         end = End(action.outcome, action.cause, action.at).to_json()
-        for pod in action.pods:
-            if not pod.is_live:
-                continue
+
+        def end_pod(pod: PodSeen) -> list[Object]:
+            changed = []
             if pod.end is None:
                 changed += self._annotate(pod, labels.END, end, only_first=True)
             grace = 0 if action.force or pod.node is None else None
             namespace, name = pod.key
             self.kube.delete(POD, name, namespace, grace_seconds=grace, uid=pod.uid)
             now = self.kube.get(POD, name, namespace)
-            if now is not None:
-                changed.append(now)
-        return changed
+            return changed if now is None else [*changed, now]
+
+        return self._for_each([pod for pod in action.pods if pod.is_live], end_pod)
 
     def _warn(self, action: NoteInterruption) -> list[Object]:
         notice = json.dumps({"at": clock.to_text(action.at)})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 from piecework.keeper.cluster.actions import (
@@ -36,6 +37,7 @@ def _apply(executor: Executor, *actions: Any) -> list[Done]:
         return executor.apply(actions)
     finally:
         executor.threads.shutdown()
+        executor.pod_threads.shutdown()
 
 
 def _methods(server: Server) -> list[tuple[str, str]]:
@@ -179,3 +181,39 @@ def test_a_keeper_that_has_lost_its_lease_does_nothing_more() -> None:
     executor.may_act = lambda: False
     assert _apply(executor, MarkRecorded(pod("run"))) == []
     assert server.asked == []
+
+
+def test_an_answer_that_takes_long_holds_up_nothing_but_what_follows_about_the_same() -> None:
+    slow_asked, others_done = threading.Event(), threading.Semaphore(0)
+
+    def reply(asked: Asked) -> Any:
+        if asked.path.endswith("/slow-0"):
+            slow_asked.set()
+            for _ in range(20):
+                assert others_done.acquire(timeout=10)
+        else:
+            assert slow_asked.wait(10)
+            others_done.release()
+        return found(_ANY)
+
+    executor, server = _executor()
+    server.otherwise = reply
+    executor.longest_seconds = 30
+    names = ["slow", *(f"quick-{number}" for number in range(20))]
+    done = _apply(executor, *(MarkRecorded(pod(name)) for name in names))
+    assert [result.error for result in done] == [None] * 21
+
+
+def test_the_pods_of_a_gang_are_ended_at_the_same_time() -> None:
+    together = threading.Barrier(4, timeout=10)
+
+    def reply(asked: Asked) -> Any:
+        if asked.method == "DELETE":
+            together.wait()
+        return found(_ANY)
+
+    executor, server = _executor()
+    server.otherwise = reply
+    gang = attempt(*(pod("run", n, count=4, node=f"node-{n}", started=-9) for n in range(4)))
+    (done,) = _apply(executor, EndAttempt(gang, Outcome.CANCELLED, "enough", NOW))
+    assert done.error is None
