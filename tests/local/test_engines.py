@@ -175,6 +175,26 @@ def test_a_standalone_cluster_lives_and_ends_with_its_job(here: Place) -> None:
 
 
 @pytest.mark.layer("spark")
+@pytest.mark.parametrize(
+    ("memory", "master", "said"),
+    [
+        ("4Gi", "spark://127.0.0.1:", "mode standalone"),
+        ("1Gi", "local[", "too small for standalone"),
+    ],
+)
+def test_a_job_whose_executors_would_be_pods_runs_here_as_it_can_and_says_so(
+    here: Place, memory: str, master: str, said: str
+) -> None:
+    spark = {"file": "job.py", "mode": "kubernetes"}
+    done = run(here, SPARK, spark=spark, machine={"cpu": 2, "memory": memory})
+    assert done.status.outcome is Outcome.SUCCESS, done.log
+    assert done.status.result["master"].startswith(master)
+    assert done.status.result["rows"] == 7
+    assert "spark.mode kubernetes is for machines of a Kubernetes cluster" in done.log
+    assert said in done.log
+
+
+@pytest.mark.layer("spark")
 def test_a_standalone_job_ends_when_its_master_is_killed(here: Place) -> None:
     text = """
         import time
@@ -229,6 +249,9 @@ def test_a_plain_dask_client_finds_a_cluster_of_the_machine(here: Place) -> None
     assert found["spill"] == str(done.work / ".piecework" / "dask")
     report = (done.artifacts / "dask-report.html").read_text()
     assert "lambda" in report
+    used = done.use["dask"]
+    assert used["threads"] == cores
+    assert 0 <= used["busy_seconds"] <= used["threads"] * used["wall_seconds"]
 
 
 @pytest.mark.layer("dask")
