@@ -28,8 +28,14 @@ from piecework.spec.data import load_data
 
 #: Their writes are whole or not at all; elsewhere a file gets its name when it is complete.
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "r2"})
-#: How often, and how long after another, a result is asked for that should be there.
+#: How often, and how long after another, a store that does not answer is asked for a result.
 _TRIES, _PAUSE_SECONDS = 4, 1.5
+
+
+class UnreadableError(RunnerError):
+    """The store does not answer, or refuses."""
+
+    retryable = True
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Store:
         except FileNotFoundError:
             return None
         except Exception as error:  # each store has errors of its own
-            raise RunnerError(f"{url} cannot be read: {_said(error)}") from error
+            raise UnreadableError(f"{url} cannot be read: {_said(error)}") from error
         return found
 
     def read_log(self, attempt: str, offset: int, limit: int) -> bytes:
@@ -93,9 +99,7 @@ class Store:
         return json.loads(data)
 
 
-def fetch_result(
-    settings: Settings, status: AttemptStatus, pause_seconds: float = _PAUSE_SECONDS
-) -> AttemptStatus:
+def fetch_result(settings: Settings, status: AttemptStatus) -> AttemptStatus:
     """The status with the result that is in the store; with `lost` where it cannot be had."""
     assert status.kept is not None
     store, why = Store.of(settings), ""
@@ -103,12 +107,14 @@ def fetch_result(
         why = "piecework.toml here names no `store`"
     for number in range(_TRIES if store is not None else 0):
         if number:
-            time.sleep(pause_seconds)
+            time.sleep(_PAUSE_SECONDS)
         try:
             assert store is not None
             return replace(status, result=store.read_result(status.attempt, status.kept))
         except PieceworkError as error:
             why = str(error)
+            if not error.retryable:
+                break
     lost = f"it succeeded, but its result of {status.kept.bytes:,} bytes cannot be read: {why}"
     return replace(status, lost=lost)
 

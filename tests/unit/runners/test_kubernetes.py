@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,6 +113,67 @@ def test_starting_twice_makes_one_pod_and_finds_it(cluster: Cluster) -> None:
     assert pod["metadata"]["namespace"] == "piecework"
     variables = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
     assert variables["PIECEWORK_DATA"] == "s3://bucket/data"
+
+
+LAKE = {
+    "secret": "lake-credentials",
+    "hdfs": {"lake": {"namenodes": ["nn1:8020"]}},
+    "s3": {"region": "eu-west-1"},
+    "kerberos": {"principal": "etl@EXAMPLE.COM", "keytab_secret": "etl-keytab"},
+}
+
+
+def test_a_pod_is_told_how_it_reaches_its_data_and_where_its_credentials_are(
+    cluster: Cluster,
+) -> None:
+    store = str(cluster.code.parent / "store")
+    cluster.settings = replace(cluster.settings, access=LAKE, store=store)
+    cluster.runner().start(cluster.request(job={"python": "clean.py"}))
+    (pod,) = cluster.objects.pods()
+    (container,) = pod["spec"]["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "lake-credentials"}}]
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    order = json.loads(variables["PIECEWORK_ORDER"])
+    assert order["store"] == cluster.settings.store
+    assert order["launch"]["data"]["hdfs"] == {"lake": ["nn1:8020"]}
+    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    assert order["launch"]["data"]["kerberos"]["keytab"] == f"{mounts['keytab']}/keytab"
+    assert "etl-keytab" not in pod["metadata"]["annotations"][labels.REQUEST]
+
+
+def test_a_container_of_somebodys_own_gets_variables_and_no_files(cluster: Cluster) -> None:
+    cluster.settings = replace(cluster.settings, access=LAKE)
+    cluster.runner().start(cluster.request())
+    (pod,) = cluster.objects.pods()
+    (container,) = pod["spec"]["containers"]
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    assert variables["AWS_REGION"] == "eu-west-1"
+    assert container["envFrom"] == [{"secretRef": {"name": "lake-credentials"}}]
+    assert "volumeMounts" not in container
+    assert not any(name.startswith("KRB5") for name in variables)
+
+
+def test_a_result_in_the_store_is_read_once_and_a_lost_one_is_told(cluster: Cluster) -> None:
+    store = cluster.code.parent / "store"
+    cluster.settings = replace(cluster.settings, store=str(store))
+    runner = cluster.runner()
+    runner.start(cluster.request(job={"python": "clean.py"}))
+    data = b"[1, 2, 3]"
+    kept = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    message = {"result": None, "use": {}, "failed": None, "out_of_memory": False, "kept": kept}
+    (store / "results").mkdir(parents=True)
+    file = store / "results" / f"{RUN}.1.json"
+    file.write_bytes(data)
+    ended = Pod().exited(0, message=json.dumps(message))["status"]
+    cluster.objects.change("clean-7f3a9c1b04d2-1", lambda pod: pod.update(status=ended))
+    status = eventually(lambda: runner.status(f"{RUN}.1"), state="ended")
+    assert (status.result, status.lost) == ([1, 2, 3], None)
+    file.write_bytes(b"[4]")
+    assert runner.attempts(RUN)[0].result == [1, 2, 3]
+    other = cluster.runner().status(f"{RUN}.1")
+    assert other is not None
+    assert (other.outcome, other.result) == (Outcome.SUCCESS, None)
+    assert "is not what the attempt had written there" in (other.lost or "")
 
 
 def test_ten_at_once_make_one_pod(cluster: Cluster) -> None:

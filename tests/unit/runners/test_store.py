@@ -63,7 +63,7 @@ def test_a_name_service_of_hdfs_is_found_by_its_namenodes() -> None:
 
 def test_a_result_that_was_too_long_for_its_pod_is_read(tmp_path: Path) -> None:
     kept = put_result(tmp_path, b'{"rows": 3}')
-    found = fetch_result(settings_of(str(tmp_path)), status_with(kept), pause_seconds=0)
+    found = fetch_result(settings_of(str(tmp_path)), status_with(kept))
     assert (found.result, found.lost) == ({"rows": 3}, None)
 
 
@@ -72,12 +72,12 @@ def test_a_result_that_somebody_changed_or_removed_is_lost_and_never_another(
 ) -> None:
     kept = put_result(tmp_path, b'{"rows": 3}')
     put_result(tmp_path, b'{"rows": 4}')
-    found = fetch_result(settings_of(str(tmp_path)), status_with(kept), pause_seconds=0)
+    found = fetch_result(settings_of(str(tmp_path)), status_with(kept))
     assert found.result is None
     assert found.lost is not None
     assert "is not what the attempt had written there" in found.lost
     (tmp_path / "results" / f"{ATTEMPT}.json").unlink()
-    found = fetch_result(settings_of(str(tmp_path)), status_with(kept), pause_seconds=0)
+    found = fetch_result(settings_of(str(tmp_path)), status_with(kept))
     assert "its result of 11 bytes cannot be read" in (found.lost or "")
     assert "is not there any more" in (found.lost or "")
     found = fetch_result(settings_of(""), status_with(kept))
