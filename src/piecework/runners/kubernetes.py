@@ -190,8 +190,7 @@ class KubernetesRunner:
             annotations = pod["metadata"].get("annotations") or {}
             if is_final(pod) and labels.SEEN not in annotations:
                 metadata = pod["metadata"]
-                if not is_stand_in(pod):
-                    self.view.kube.patch(POD, metadata["name"], seen, metadata["namespace"])
+                self.view.kube.patch(POD, metadata["name"], seen, metadata["namespace"])
                 name = application_name(pod)
                 if name is not None:
                     # Nothing is lost where the operator's own admission does not answer.

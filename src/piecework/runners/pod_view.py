@@ -25,7 +25,7 @@ from piecework.kube.client import POD, SPARK_APPLICATION, Kube, Object
 from piecework.kube.watch import Key, Mirror, key_of
 from piecework.plan import labels
 from piecework.runners.pods import is_final
-from piecework.runners.spark_operator import is_stand_in, stand_in
+from piecework.runners.spark_operator import is_stand_in, knows_better, stand_in
 
 T = TypeVar("T")
 #: Selects the attempts' own pods, not those that their engines make.
@@ -89,6 +89,9 @@ class PodView:
                     del own[key]
                 elif key not in found or is_older(found[key], obj):
                     found[key] = obj
+            for key, instead in self._stand_ins.get(run_label, {}).items():
+                if knows_better(instead, found[key]):
+                    found[key] = instead
         return list(found.values())
 
     def runs(self) -> list[str]:

@@ -42,6 +42,17 @@ def is_stand_in(pod: Object) -> bool:
     return pod.get("kind") == _KIND
 
 
+def knows_better(instead: Object, pod: Object) -> bool:
+    """Whether the operator says why a pod went that was made and never got a machine.
+
+    spark-submit deletes the pod where what goes with it (a Service, a ConfigMap) is refused.
+    """
+    if pod["spec"].get("nodeName") or not pod["metadata"].get("deletionTimestamp"):
+        return False
+    end = end_of(instead)
+    return end is not None and end.outcome is Outcome.NEVER_STARTED
+
+
 def application_name(pod: Object) -> str | None:
     """The name of the SparkApplication that a driver's pod, or what stands for it, belongs to."""
     name: str | None = (pod["metadata"].get("labels") or {}).get(_OWNER)

@@ -133,6 +133,19 @@ def test_a_submission_that_fails_never_started_and_says_what_was_refused(cluster
     )
 
 
+def test_where_spark_submit_takes_its_pod_back_the_operator_says_why(cluster: Operated) -> None:
+    runner = cluster.runner()
+    runner.start(cluster.request(job=SPARK))
+    cluster.make_driver()
+    Kube(cluster.objects).delete(POD, NAME, "piecework")
+    cluster.say("FAILED", more={"errorMessage": REFUSAL})
+    ended = eventually(lambda: runner.status(f"{RUN}.1"), outcome=Outcome.NEVER_STARTED)
+    assert "exceeded quota" in str(ended.cause)
+    runner.acknowledge(f"{RUN}.1")
+    for obj in (*cluster.objects.pods(), *cluster.applications()):
+        assert obj["metadata"]["annotations"][labels.SEEN] == "true"
+
+
 def test_what_waits_for_the_operator_is_cancelled_at_once(cluster: Operated) -> None:
     runner = cluster.runner()
     runner.start(cluster.request(job=SPARK))
