@@ -43,7 +43,10 @@ def find_orphans(snapshot: Snapshot) -> list[Finding]:
         if not (attempt.is_live or any(pod.is_live for pod in attempt.followers)):
             continue
         whole = _judge_attempt(snapshot, attempt) if attempt.is_live else None
-        found += _judge_parts(snapshot, attempt) if whole is None else [whole]
+        if whole is not None:
+            found.append(whole)
+        elif len(attempt.pods) > 1 or not attempt.own:
+            found += _judge_parts(snapshot, attempt)
     found += [
         finding
         for machine in snapshot.machines.values()
@@ -105,13 +108,14 @@ def _never_started(
     """Limits on waiting for a machine, and on pulling an image."""
     now, admitted = snapshot.now, attempt.admitted_at
     waits = any(pod.is_live and pod.node is None for pod in attempt.vital)
-    limit = format_duration(pool.start_timeout)
     if admitted is not None and waits and now - admitted > pool.start_timeout:
+        limit = format_duration(pool.start_timeout)
         why = attempt.first.waiting.reason if attempt.first.waiting else "no machine came"
         yield Outcome.NEVER_STARTED, f"it got no machine within {limit} of its admission: {why}"
-    inside = [pod for pod in attempt.followers if pod.is_live and pod.admitted_at is not None]
-    since = min((pod.admitted_at for pod in inside if pod.admitted_at), default=now)
-    if all(pod.node is None for pod in inside) and now - since > pool.start_timeout:
+    let_in = [pod.admitted_at for pod in attempt.followers if pod.is_live and pod.admitted_at]
+    nowhere = all(pod.node is None for pod in attempt.followers if pod.is_live)
+    if let_in and nowhere and now - min(let_in) > pool.start_timeout:
+        limit = format_duration(pool.start_timeout)
         yield Outcome.NEVER_STARTED, f"none of the pods that it made got a machine within {limit}"
     for pod in attempt.vital:
         if pod.pull_problem and pod.bound_at and now - pod.bound_at > pool.pull_timeout:
@@ -144,9 +148,11 @@ def _lost_driver(snapshot: Snapshot, attempt: AttemptSeen) -> str | None:
 
 def _find_lost(snapshot: Snapshot, attempt: AttemptSeen, pool: Pool) -> str | None:
     """Why the machine of a pod that it cannot lose is not running it any more."""
-    return next(
-        (lost for pod in attempt.vital if (lost := why_lost(snapshot, pod, pool)) is not None), None
-    )
+    for pod in attempt.vital:
+        lost = why_lost(snapshot, pod, pool)
+        if lost is not None:
+            return lost
+    return None
 
 
 def _end(

@@ -151,9 +151,10 @@ class AttemptSeen:
 
         Of a gang with a head the head alone, once all have started: it copes with the rest.
         """
-        head = self.head
-        complete = head is not None and all(pod.started_at is not None for pod in self.own)
-        return (head,) if complete and head is not None else self.own
+        head = None if len(self.own) == 1 else self.head
+        if head is None or any(pod.started_at is None for pod in self.own):
+            return self.own
+        return (head,)
 
     @property
     def request(self) -> Request | None:
@@ -172,8 +173,10 @@ class AttemptSeen:
     @property
     def may_grow(self) -> bool:
         """Whether its engine may ask for machines beside those of its own pods, now."""
-        grows = self.machines > self.count or bool(self.followers)
-        return grows and self.is_live and self.end is None and self.admitted_at is not None
+        request = self.request
+        if not self.followers and (request is None or request.machines <= request.count):
+            return False
+        return self.is_live and self.end is None and self.admitted_at is not None
 
     @property
     def queued_at(self) -> datetime:

@@ -206,4 +206,5 @@ def test_the_equation_holds_whatever_followers_do_and_whoever_sees_them(
             starts += [at(10)] if each.id == "d" else []
             assert occupancy.start == min(starts)
             last = max([pod.over for pod in mine if pod.over is not None], default=at(end))
-            assert occupancy.end == max(last, at(end))
+            assert each.released_at is not None
+            assert occupancy.end == min(max(last, at(end)), each.released_at)
