@@ -102,11 +102,7 @@ class Entrypoint:
     def _use_of_engine(self, order: dict[str, Any]) -> dict[str, Any]:
         seconds = ENDING_READ_SECONDS if self.is_ending else READ_SECONDS
         try:
-            return dict(
-                use.use_of_engine(
-                    order["launch"]["starter"], order["environ"], Path(order["work"]), seconds
-                )
-            )
+            return dict(use.use_of_engine(order["environ"], Path(order["work"]), seconds))
         except Exception as error:
             print(f"piecework: what the engine used is not known: {error!r}", file=sys.stderr)
             return {}

@@ -70,18 +70,19 @@ def use_of_children() -> Use:
 
 
 def use_of_engine(
-    starter: str, environ: Mapping[str, str], work: Path, seconds: float
+    environ: Mapping[str, str], work: Path, seconds: float
 ) -> dict[str, Mapping[str, float]]:
     """What the program's engine tells of its slots, by the engine's name; it takes that long.
 
     What an engine left in disorder is left out: a use that is not known fails nobody's job.
     """
     found: dict[str, Mapping[str, float]] = {}
-    if starter == "spark":
+    artifacts = Path(environ.get("PIECEWORK_ARTIFACTS") or work)
+    logs = [log for log in (artifacts / "spark-events", work / "eventlog") if log.is_dir()]
+    if logs:
         from piecework.entrypoint.spark_use import read_use
 
-        artifacts = Path(environ.get("PIECEWORK_ARTIFACTS") or work)
-        told = read_use([artifacts / "spark-events", work / "eventlog"], seconds)
+        told = read_use(logs, seconds)
         if told is not None:
             found["spark"] = told
     try:
