@@ -7,7 +7,7 @@ teardown), and the bill for both, with the least that a machine is paid for. The
 goes from the cheapest of these bills to the dearest.
 
 What is never advised: less memory than the highest peak times a margin, a type without a price, an
-older generation, and a type on which the job might run into its timeout.
+older generation, other GPUs, and a type on which the job might run into its timeout.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def _candidates(
             return
         if machine.name == now.name or not is_large_enough(request, machine):
             continue
-        if _is_older(machine, now):
+        if _is_older(machine, now) or (now.gpus and not _has_same_gpus(machine, now)):
             continue
         left = _usable(machine, pool, host)
         if left.memory >= needed and is_enough(left) and not find_exclusions(request, machine):
@@ -319,6 +319,11 @@ def _is_older(machine: InstanceType, now: InstanceType) -> bool:
     numbers = [re.search(r"\d+", family) for family in families]
     other, own = (int(number[0]) if number else 0 for number in numbers)
     return other < own or not other
+
+
+def _has_same_gpus(machine: InstanceType, now: InstanceType) -> bool:
+    """What another kind of GPU, or another number of them, would do to the time is not known."""
+    return machine.gpus == now.gpus and _family(machine.name) == _family(now.name)
 
 
 def _may_time_out(each: Prediction, now: Prediction, terms: Terms) -> bool:

@@ -128,6 +128,15 @@ def test_older_generations_are_not_advised() -> None:
     assert ask(*[seen(busy=300, peak=1)] * 3, pool=pool).verdict == "keep"
 
 
+def test_a_job_with_a_gpu_keeps_its_kind_of_gpu() -> None:
+    types = ("g5.4xlarge", "g5.xlarge", "g4dn.xlarge", "g6.xlarge", "m6a.large")
+    job = seen(cores=16, busy=700, name="g5.4xlarge")
+    found = ask(job, job, job, pool=Pool(name="local", types=types), terms=Terms(gpus=1))
+    assert found.better is not None
+    assert found.better.instance_type.name == "g5.xlarge"
+    assert found.others == ()
+
+
 def test_machines_of_a_gang_stay_as_many() -> None:
     found = ask(*[seen(cores=12, busy=700, count=3)] * 3)
     assert found.better is not None
