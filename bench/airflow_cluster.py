@@ -1,11 +1,11 @@
 """Airflow's share of hundreds of jobs on a cluster: piecework beside KubernetesPodOperator.
 
-As many mapped tasks of each, and as many of piecework's that are not mapped (Airflow starts those
-without a worker), one kind after the other, on one real Airflow and one real control
-plane; KWOK plays the machines, which are there already for KubernetesPodOperator (deferrable), and
-are bought for piecework by the real Karpenter. Pods end by themselves after a time. Requests are
-counted by the API server, by who sent them: those that read pods, and all, the keeper's included.
-CPU time is that of all of Airflow's processes, ended workers included. Needs root on Linux.
+As many mapped tasks of each, and as many of piecework's that are not mapped, one kind after the
+other, on one real Airflow and one real control plane; KWOK plays the machines, which are there
+already for KubernetesPodOperator (deferrable), and are bought for piecework by the real Karpenter.
+Pods end by themselves after a time. Requests are counted by the API server, by who sent them: those
+that read pods, and all, the keeper's included. CPU time is that of all of Airflow's processes,
+ended workers included. Needs root on Linux.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from bench.pod_watch import PodTimes, PodWatch, watching
 from bench.timing import Figure, Result, Spread
 from piecework.airflow.configuration import PlatformFolder
 from piecework.clock import from_text, now
+from piecework.errors import ClusterError
 from piecework.kube.transport import Transport, connect
 from testbed import certificates, cluster, images, kwok, programs
 from testbed.api import Api, Object
@@ -270,7 +271,8 @@ def _sampling(here: Place) -> Iterator[list[Sample]]:
     def sample() -> None:
         server = connect(here.admin, None)
         while not over.is_set():
-            samples.append(Sample(now(), _read_requests(server)))
+            with suppress(ClusterError):  # a busy API server breaks off now and then
+                samples.append(Sample(now(), _read_requests(server)))
             over.wait(_SAMPLE_SECONDS)
 
     thread = threading.Thread(target=sample, daemon=True)

@@ -99,11 +99,18 @@ class Bought:
 
         def look() -> bool:
             mine = f"{labels.RUN}={label}"
-            return not api.list("Pod", selector=mine) and not api.list(
-                "NodeClaim", api_version=_CLAIMS, selector=mine
-            )
+            return not api.list("NodeClaim", api_version=_CLAIMS, selector=mine)
 
-        wait_for(look, f"nothing to be left of {label}", GONE_SECONDS)
+        self.no_pod_left(dag, task, run)
+        wait_for(look, f"no machine to be left of {label}", GONE_SECONDS)
+
+    def no_pod_left(self, dag: str, task: str, run: str) -> None:
+        """No pod of the run; its machine has to be paid for some more, so it is kept a while."""
+        wait_for(
+            lambda: not self.pods(dag, task, run),
+            f"no pod to be left of {dag}.{task}",
+            GONE_SECONDS,
+        )
 
     def check_pipeline(self, name: str, pool: str) -> tuple[str, str]:
         """A pipeline runs there with parameters, results and logs; returns its DAG and its run."""
