@@ -11,6 +11,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
+from piecework.keeper.cluster.actions import Admit, AdmitFollowers
 from piecework.keeper.cluster.apply import Done
 from piecework.keeper.cluster.snapshot import Snapshot
 from piecework.keeper.cluster.writer import Writer
@@ -76,18 +77,22 @@ class Metrics:
         for result in done:
             outcome = "failed" if result.error else "done"
             self._actions.labels(result.action.kind, outcome).inc()
-            if result.action.kind == "admit" and result.error is None:
+            if result.error is not None:
+                continue
+            if isinstance(result.action, Admit):
                 self._admitted(snapshot, result.action)
+            if isinstance(result.action, Admit | AdmitFollowers):
+                pool = result.action.attempt.first.pool
+                self._handed.labels(pool).inc(len(result.action.handed))
         lags = self._writer.take_lags()
         for lag in lags:
             self._lag.observe(lag)
         self._count(snapshot)
 
-    def _admitted(self, snapshot: Snapshot, action: Any) -> None:
+    def _admitted(self, snapshot: Snapshot, action: Admit) -> None:
         pool = action.attempt.first.pool
         waited = (snapshot.now - action.attempt.queued_at).total_seconds()
         self._waited.labels(pool).observe(max(0.0, waited))
-        self._handed.labels(pool).inc(len(action.handed))
 
     def _count(self, snapshot: Snapshot) -> None:
         machines = Counter((m.pool, m.state) for m in snapshot.machines.values())
