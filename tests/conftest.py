@@ -51,6 +51,18 @@ def _spark() -> str | None:
     return _module("pyspark", "spark")
 
 
+def _h2o() -> str | None:
+    """Its environment is made once, outside the tests' own folders; that takes a minute or two."""
+    from piecework.entrypoint import h2o_environment
+    from piecework.entrypoint.start import CannotStart
+
+    try:
+        h2o_environment.make(os.environ, sys.executable)
+    except CannotStart as error:
+        return str(error)
+    return None
+
+
 def _chromium() -> str | None:
     if shutil.which("chromium") or shutil.which("google-chrome"):
         return None
@@ -89,6 +101,7 @@ _LAYERS: dict[str, Callable[[], str | None]] = {
     "local": _local,
     "postgresql": _postgresql,
     "spark": _spark,
+    "h2o": _h2o,
     "dask": lambda: _module("distributed", "dask"),
     "airflow": lambda: _module("airflow", "airflow"),
     "chromium": _chromium,
