@@ -21,6 +21,7 @@ from decimal import Decimal
 from piecework.config import Settings
 from piecework.errors import ConfigError, NoMachineError
 from piecework.plan.estimate import MINIMUM, estimate_cost
+from piecework.plan.executors import divide, has_executors
 from piecework.plan.plan import History, Host, InstanceType, Plan
 from piecework.plan.price import PriceBook
 from piecework.plan.rejection import explain_rejections
@@ -58,8 +59,8 @@ def plan_job(
     `host` caps what the pool `local` can give; without it the nameplate is what the job gets.
     `memory_at_least` is what a retry after out-of-memory asks for. `learned` is what machines of
     the cluster were seen to have for jobs, by instance type.
-    Raises NoMachineError, which names the largest machine there is, and ConfigError where the pool
-    lacks something that the job needs.
+    Raises NoMachineError, which names the largest machine there is, ConfigError where the pool
+    lacks something that the job needs, and InputError where Spark's executors do not fit.
     """
     prices = prices.for_pool(pool)
     if job.machine.spot != "never":
@@ -70,7 +71,7 @@ def plan_job(
     parts, warnings = _fit(chosen, job.machine.count, pool, host, learned)
     warnings += _warn_of_prices(chosen, request, job, pool)
     hourly = None if chosen.usd_per_hour is None else Money(chosen.usd_per_hour)
-    return Plan(
+    plan = Plan(
         job_name=job_name,
         job=job,
         pool=pool.name,
@@ -92,6 +93,9 @@ def plan_job(
         alternatives=_find_alternatives(chosen, request, pool, prices, learned or {}),
         spot=job.machine.spot,
     )
+    if has_executors(plan):
+        divide(plan)  # for what it says where they do not fit
+    return plan
 
 
 def _check_pool(job_name: str, job: Job, pool: Pool) -> None:

@@ -18,6 +18,7 @@ from piecework.entrypoint.start import CannotStart
 from piecework.errors import InputError, show
 from piecework.plan.plan import Plan
 from piecework.spec.job import H2oProgram, SparkProgram
+from piecework.spec.templates import holds_template
 from piecework.units import MEBI, Memory
 
 #: Modes of Spark in which executors are pods.
@@ -97,8 +98,7 @@ def divide(plan: Plan) -> Division:
 
 def _executors_of(plan: Plan, cores: int) -> tuple[int, int]:
     """Cores of an executor, and how many a machine has; where there are GPUs, each has one."""
-    program = program_of(plan)
-    wanted = None if program is None else program.conf.get("spark.executor.cores")
+    wanted = _wanted(plan, "spark.executor.cores")
     if wanted is None:
         each, count = executor_cores(cores)
         if plan.gpus and count > plan.gpus:
@@ -115,8 +115,7 @@ def _executors_of(plan: Plan, cores: int) -> tuple[int, int]:
 
 def _driver_mib(plan: Plan) -> int:
     """MiB of the driver's pod: what the job's conf says of its heap, or the driver's share."""
-    program = program_of(plan)
-    wanted = None if program is None else program.conf.get("spark.driver.memory")
+    wanted = _wanted(plan, "spark.driver.memory")
     memory = plan.memory.bytes // MEBI
     if wanted is None:
         return max(_LEAST_DRIVER_MIB, min(memory // _SHARE, _MOST_DRIVER_MIB))
@@ -125,6 +124,13 @@ def _driver_mib(plan: Plan) -> int:
     except CannotStart as error:
         raise InputError(f"job {plan.job_name}: {error}") from error
     return max(_LEAST_MIB, memory_for(heap))
+
+
+def _wanted(plan: Plan, key: str) -> str | None:
+    """What the job's conf says; nothing yet where that is a template, before it is rendered."""
+    program = program_of(plan)
+    said = None if program is None else program.conf.get(key)
+    return None if said is None or holds_template(said) else said
 
 
 def _millis(cpus: Decimal) -> Decimal:

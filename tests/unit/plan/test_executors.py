@@ -15,6 +15,7 @@ from piecework.plan.executors import divide, has_executors, own_pods
 from piecework.plan.plan import Plan
 from piecework.units import GIBI, MEBI, Memory
 from tests.unit.engines.plans import make_plan
+from tests.unit.plan.test_manifest import KARPENTER, plan_of
 
 
 def plan_for(
@@ -95,6 +96,17 @@ def test_a_size_of_the_driver_that_is_none_is_refused() -> None:
 def test_a_machine_too_small_for_both_is_refused_with_what_would_do() -> None:
     with pytest.raises(InputError, match=r"have 1500 MiB for it.*needs 1795 MiB.*mode: local"):
         divide(plan_for("2", 1500))
+
+
+def test_what_is_still_a_template_is_not_judged() -> None:
+    found = divide(plan_for("15.8", 60_000, conf={"spark.executor.cores": "{{ params.cores }}"}))
+    assert found.executor_cores == 8
+
+
+def test_a_plan_is_refused_where_its_executors_would_not_fit() -> None:
+    job = {"spark": {"file": "a.py", "mode": "kubernetes", "conf": {"spark.driver.memory": "16g"}}}
+    with pytest.raises(InputError, match="ask for more"):
+        plan_of(KARPENTER, job, memory="8Gi")
 
 
 def test_executors_that_compute_on_gpus_have_one_at_least() -> None:
