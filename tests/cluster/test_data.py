@@ -114,7 +114,7 @@ def test_a_store_that_the_pod_has_no_credentials_for_is_named(
 ) -> None:
     cluster_pool.change(store=f"s3://{BUCKET}/store", access={"s3": s3})
     image = images.shipped(here, "python")
-    attempt = cluster_pool.start_python("print('never')", image=image, timeout="60s")
+    attempt = cluster_pool.start_python("print('never')", image=image, timeout="5m")
     status = cluster_pool.ended(attempt, 240)
     assert status.outcome is Outcome.ERROR
     assert status.cause is not None

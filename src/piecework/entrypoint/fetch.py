@@ -20,6 +20,8 @@ from pathlib import Path
 from piecework.entrypoint.start import CannotStart
 
 _TRIES, _PAUSE_SECONDS, _TIMEOUT_SECONDS = 4, 1.0, 60.0
+#: What the AWS SDK calls it where neither a Secret nor the machine has any.
+_NO_CREDENTIALS = "NoCredentialsError"
 #: More than any code has; the sender has a limit of its own.
 _MOST_BYTES = 2**30
 
@@ -48,11 +50,13 @@ def _read(where: str) -> bytes:
             return _read_once(where)
         except CannotStart:
             raise
-        except FileNotFoundError as error:
+        except (FileNotFoundError, PermissionError) as error:
             last = error
             break
         except Exception as error:  # each store has errors of its own
             last = error
+            if type(error).__name__ == _NO_CREDENTIALS:
+                break
     said = f"{type(last).__name__}: {last}" if str(last) else type(last).__name__
     raise CannotStart(
         f"the code cannot be read from {where}: {said}. Look whether it is there, and whether pods "
