@@ -59,14 +59,9 @@ class DaskPool:
     """A pool of Karpenter with a keeper, and a runner with a submitter's rights."""
 
     ground: Ground
-    view: PodView
+    runner: KubernetesRunner
     code: Path
     settings: Settings
-
-    @property
-    def runner(self) -> KubernetesRunner:
-        pool = load_pools(self.settings)[self.ground.made.name]
-        return KubernetesRunner(pool, self.settings, view=self.view)
 
     def start(self, seconds: float) -> str:
         """Starts the program, whose 120 tasks take that long each."""
@@ -92,6 +87,7 @@ class DaskPool:
         return sorted(found, key=lambda pod: int(pod["metadata"]["labels"][labels.INDEX]))
 
     def log(self, attempt: str) -> str:
+        """Without a store a machine takes it along; but the runner has followed it since it ran."""
         runner, data = self.runner, b""
         while chunk := runner.read_log(attempt, len(data)):
             data += chunk
@@ -144,8 +140,9 @@ def dask_pool(
     ground = Ground(here, api, home, one.shell, made)
     settings = settings_from(made.tables, tmp_path / "home")
     view = PodView(Kube.connect(made.submitter_kubeconfig), made.namespace)
+    runner = KubernetesRunner(load_pools(settings)[made.name], settings, view=view)
     ground.start_keeper()
-    yield DaskPool(ground, view, code, settings)
+    yield DaskPool(ground, runner, code, settings)
     ground.stop_keepers()
     view.close()
 
