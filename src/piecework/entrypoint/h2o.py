@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import h2o_environment, spark
+from .gang import Gang, own_address
 from .start import (
     CannotStart,
     Machine,
@@ -116,7 +117,6 @@ def properties(
         "spark.scheduler.maxRegisteredResourcesWaitingTime": f"{_JOIN_SECONDS}s",
         "spark.ext.h2o.log.level": "WARN",
         "spark.ext.h2o.log.dir": str(spark.artifacts(environ, work).absolute() / "h2o"),
-        "spark.ext.h2o.nthreads": str(Machine.from_environ(environ).cores),
         # It would compile Scala that nobody writes here.
         "spark.ext.h2o.repl.enabled": "false",
         "spark.ext.h2o.progressbar.enabled": "false",
@@ -127,9 +127,14 @@ def properties(
         "spark.ext.h2o.user.name": USER,
         "spark.ext.h2o.password": password,
     }
-    if launch.get("followers"):
+    is_local, gang = launch["program"]["mode"] == "local", Gang.of(launch)
+    if is_local:  # elsewhere H2O has as many as its executor
+        told["spark.ext.h2o.nthreads"] = str(Machine.from_environ(environ).cores)
+    if not is_local and launch.get("followers"):
         told["spark.ext.h2o.client.ip"] = environ["PIECEWORK_POD_IP"]
-    elif not launch.get("gang"):
+    elif not is_local and gang is not None:
+        told["spark.ext.h2o.client.ip"] = own_address(gang)
+    else:
         told["spark.ext.h2o.client.ip"] = "127.0.0.1"
         told["spark.ext.h2o.extra.properties"] = "-ip 127.0.0.1 -web_ip 127.0.0.1"
     return told

@@ -88,9 +88,12 @@ def test_whoever_speaks_to_h2o_needs_the_attempt_s_own_password(
     assert logins == f"piecework: {settings['spark.ext.h2o.password']}\n"
 
 
-def test_on_several_machines_h2o_is_not_bound_to_this_one(code: Path, tmp_path: Path) -> None:
-    gang = launch(code, gang={"head": "head", "index": 0, "count": 2, "token": "t"})
-    settings = h2o.properties(gang, environ(tmp_path), tmp_path, "secret")
+def test_on_several_machines_h2o_is_where_the_others_find_it(code: Path, tmp_path: Path) -> None:
+    gang = {"head": "head", "index": 0, "count": 2, "token": "t", "address": "10.0.0.7"}
+    told = launch(code, gang=gang)
+    told["program"]["mode"] = "standalone"
+    settings = h2o.properties(told, environ(tmp_path), tmp_path, "secret")
+    assert settings["spark.ext.h2o.client.ip"] == "10.0.0.7"
     assert "spark.ext.h2o.extra.properties" not in settings
 
 
