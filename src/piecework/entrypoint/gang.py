@@ -202,7 +202,7 @@ class Head:
             line.send({"join": dict(told)})
         began = last = time.monotonic()
         with self._changed:
-            while not self.lost and len(self._lines) < self.gang.count - 1:
+            while not (self.lost or self._is_done) and len(self._lines) < self.gang.count - 1:
                 now = time.monotonic()
                 if now - began > self.gang.join_seconds:
                     break
@@ -238,6 +238,7 @@ class Head:
         with self._changed:
             self._is_done = True
             waiting = list(self._lines.values())
+            self._changed.notify_all()
         for line in waiting:
             line.close()
 
