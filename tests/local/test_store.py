@@ -18,6 +18,7 @@ from moto.server import ThreadedMotoServer
 from piecework.config import Settings
 from piecework.entrypoint.data import variables_of
 from piecework.errors import ConfigError
+from piecework.keeper.cluster.logs import FilesystemStore
 from piecework.runners.code import Bundle, bundle, launcher
 from piecework.runners.pod_fields import read_kept
 from piecework.runners.store import Store
@@ -158,6 +159,14 @@ def test_a_bucket_that_is_not_there_is_named(bucket: Bucket) -> None:
     with pytest.raises(ConfigError, match="cannot be written to s3://none/"):
         store.write("code/x.zip", b"x")
     assert store.read("code/x.zip") is None
+
+
+def test_the_keeper_keeps_logs_there_and_runners_read_them(bucket: Bucket) -> None:
+    with FilesystemStore(bucket.store).open(f"logs/{ATTEMPT}.log") as out:
+        out.write(b"0123")
+        out.write(b"456789")
+    assert bucket.store.read_log(ATTEMPT, 2, 3) == b"234"
+    assert bucket.store.read_log("none.1", 0, 3) == b""
 
 
 def test_a_job_on_this_computer_reaches_s3_by_the_same_section(
