@@ -15,7 +15,7 @@ from piecework import clock
 from piecework.keeper.cluster.actions import Action, EndAttempt, GiveBack, Release
 from piecework.keeper.cluster.lost import is_out_of_reach, why_lost
 from piecework.keeper.cluster.parts import end_parts
-from piecework.keeper.cluster.snapshot import AttemptSeen, Snapshot
+from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen, Snapshot
 from piecework.ledger.events import Outcome
 from piecework.machines.provider import NEVER_JOINED, MachineSeen
 from piecework.spec.pool import Pool
@@ -62,9 +62,10 @@ def _judge_attempt(snapshot: Snapshot, attempt: AttemptSeen) -> Finding | None:
         return None
     lost = _find_lost(snapshot, attempt, pool)
     if lost is not None:
-        started = any(pod.started_at for pod in attempt.own)
-        outcome = Outcome.INTERRUPTED if started else Outcome.NEVER_STARTED
-        return _end(snapshot, attempt, outcome, lost, force=True)
+        pod, cause = lost
+        # A gang of which one never ran has not begun, whatever the others have done.
+        outcome = Outcome.INTERRUPTED if pod.started_at else Outcome.NEVER_STARTED
+        return _end(snapshot, attempt, outcome, cause, force=True)
     for pod in attempt.vital:
         if pod.end is not None and pod.is_live and pod.deleting_at is None:
             # Whoever wrote that died before the deletion.
@@ -146,12 +147,12 @@ def _lost_driver(snapshot: Snapshot, attempt: AttemptSeen) -> str | None:
     return None
 
 
-def _find_lost(snapshot: Snapshot, attempt: AttemptSeen, pool: Pool) -> str | None:
-    """Why the machine of a pod that it cannot lose is not running it any more."""
+def _find_lost(snapshot: Snapshot, attempt: AttemptSeen, pool: Pool) -> tuple[PodSeen, str] | None:
+    """A pod that it cannot lose, and why its machine is not running it any more."""
     for pod in attempt.vital:
         lost = why_lost(snapshot, pod, pool)
         if lost is not None:
-            return lost
+            return pod, lost
     return None
 
 

@@ -154,6 +154,21 @@ def test_a_head_that_runs_copes_with_a_workers_lost_machine() -> None:
     assert (end.outcome, end.force) == (Outcome.INTERRUPTED, True)
 
 
+def test_a_gang_of_which_one_never_ran_has_never_started_though_others_did() -> None:
+    late = machine("f", ready_at=None, joined_at=at(-61), launched_at=at(-70))
+    nodes = [node(machine("d")), node(machine("e")),
+             node(late, ready_at=None, silent_since=at(-61))]  # fmt: skip
+    snapshot = world(
+        [_gang({}, {}, {"started": None})],
+        [machine("d"), machine("e"), late],
+        nodes=nodes,
+        pools=[pool(join_timeout="1m")],
+    )
+    (end,) = _ends(snapshot)
+    assert (end.outcome, len(end.pods)) == (Outcome.NEVER_STARTED, 3)
+    assert "was not ready within 1m" in end.cause
+
+
 def test_a_gang_that_has_not_all_started_does_without_none_of_its_pods() -> None:
     machines = [machine("d"), machine("e", gone_at=at(-2)), machine("f")]
     nodes = [node(machine("d")), node(machine("f"))]
