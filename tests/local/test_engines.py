@@ -176,17 +176,16 @@ def test_a_standalone_cluster_lives_and_ends_with_its_job(here: Place) -> None:
 
 @pytest.mark.layer("spark")
 @pytest.mark.parametrize(
-    ("memory", "master", "said"),
+    ("machine", "master", "said"),
     [
-        ("4Gi", "spark://127.0.0.1:", "mode standalone"),
-        ("1Gi", "local[", "too small for standalone"),
+        (LARGER, "spark://127.0.0.1:", "mode standalone"),
+        ({"type": "t3.small", "burstable": True}, "local[", "too small for standalone"),
     ],
 )
 def test_a_job_whose_executors_would_be_pods_runs_here_as_it_can_and_says_so(
-    here: Place, memory: str, master: str, said: str
+    here: Place, machine: dict[str, Any], master: str, said: str
 ) -> None:
-    spark = {"file": "job.py", "mode": "kubernetes"}
-    done = run(here, SPARK, spark=spark, machine={"cpu": 2, "memory": memory})
+    done = run(here, SPARK, spark={"file": "job.py", "mode": "kubernetes"}, machine=machine)
     assert done.status.outcome is Outcome.SUCCESS, done.log
     assert done.status.result["master"].startswith(master)
     assert done.status.result["rows"] == 7
