@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import textwrap
@@ -14,12 +15,16 @@ from typing import Any
 import psutil
 import pytest
 
+from piecework import clock
 from piecework.errors import InputError, NoMachineError
-from piecework.kube.client import Kube
+from piecework.kube.client import POD, Kube, RefusedError
 from piecework.ledger.events import Outcome
 from piecework.ledger.occupancy import Machine
+from piecework.machines import access
 from piecework.plan import labels
 from piecework.plan.choose import plan_job
+from piecework.plan.followers import DRIVER_ACCOUNT
+from piecework.plan.manifest import Launcher, PodRequest, pods_of
 from piecework.plan.price import load_price_book
 from piecework.runners.kubernetes import KubernetesRunner
 from piecework.runners.pod_view import PodView
@@ -27,6 +32,7 @@ from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner, run_i
 from piecework.spec.job import Job
 from testbed import images
 from testbed.api import Api, Object
+from testbed.certificates import write_kubeconfig
 from testbed.place import Place
 from tests.cluster.cluster_pools import ClusterPool, pool_from, settings_from
 from tests.cluster.conftest import Cluster
@@ -171,7 +177,9 @@ def jobs(
     tmp_path: Path,
 ) -> Iterator[Jobs]:
     image = images.shipped(here, "spark")
-    made = karpenter_cluster_pool(types=("m6a.large",), more=f'image = "{image}"\nmax_machines = 4')
+    # JVMs on this host's two cores may keep a kubelet from answering for a while.
+    more = f'image = "{image}"\nmax_machines = 4\nlost_after = "10m"'
+    made = karpenter_cluster_pool(types=("m6a.large",), more=more)
     ground = Ground(here, api, tmp_path / "keeper", one.shell, made)
     tables = settings_from(made.tables, tmp_path / "submitter")
     code = tmp_path / "code"
@@ -214,6 +222,10 @@ def test_with_kubernetes_as_scheduler_executors_fill_the_machines_of_the_run(job
     recorded = jobs.ground.ended(attempt)
     assert recorded.outcome is Outcome.SUCCESS
     assert len(recorded.machines) == 2
+    used = recorded.spark
+    assert (used["executors"], used["elsewhere"]) == (2, 1)
+    assert 0 < used["busy_seconds"] < used["slots"] * used["wall_seconds"]
+    assert used["jvm_bytes"] > 0
 
 
 def test_a_job_bears_the_loss_of_an_executor(jobs: Jobs) -> None:
@@ -253,7 +265,11 @@ def test_a_standalone_cluster_over_machines_lives_and_ends_with_the_run(jobs: Jo
     assert status.result["hosts"] == 2
     assert status.result["master"].startswith("spark://10.")
     assert len(jobs.nothing_left(attempt)) == 2
-    assert jobs.ground.ended(attempt).outcome is Outcome.SUCCESS
+    recorded = jobs.ground.ended(attempt)
+    assert recorded.outcome is Outcome.SUCCESS
+    assert recorded.spark["executors"] == 2
+    assert recorded.cpu_seconds is not None
+    assert recorded.cpu_seconds > recorded.spark["cpu_seconds"] > 0
 
 
 def test_a_standalone_cluster_whose_driver_is_killed_fails_and_leaves_nothing(jobs: Jobs) -> None:
@@ -273,3 +289,47 @@ def test_a_program_that_does_not_compile_is_refused_before_a_machine_is_bought(j
         jobs.start(**{**on_machines(1), "machine": {"cpu": 2, "memory": "64Gi"}})
     assert not jobs.api.list("Pod", jobs.ground.made.namespace)
     assert not jobs.ground.claims()
+
+
+def test_the_account_of_drivers_makes_executors_and_opens_no_gate_and_makes_nothing_else(
+    here: Place, api: Api, karpenter_cluster_pool: Callable[..., ClusterPool], tmp_path: Path
+) -> None:
+    made = karpenter_cluster_pool(types=("m6a.large",), more='image = "any"')
+    pool = pool_from(made.tables, made.name, tmp_path)
+    settings = settings_from(made.tables, tmp_path)
+    job = Job.model_validate(on_machines(1) | {"args": []})
+    plan = plan_job("spark", job, pool=pool, prices=load_price_book(), settings=settings)
+    request = PodRequest(run_id("test", "spark", "1"), 1, plan, {"kind": "cli"})
+    launch = {"engine": "spark", "starter": "spark", "program": {}}
+    (driver,) = pods_of(request, pool, launch, clock.now(), Launcher("l", {"launch": launch}, "c"))
+    order = next(
+        e for e in driver["spec"]["containers"][0]["env"] if e["name"] == "PIECEWORK_ORDER"
+    )
+    template = json.loads(order["value"].replace("$$", "$"))["followers"]["template"]
+    namespace, account = made.namespace, f"system:serviceaccount:{made.namespace}:{DRIVER_ACCOUNT}"
+    groups = ["system:serviceaccounts", "system:authenticated"]
+    file = write_kubeconfig(here, tmp_path / "driver.kubeconfig", account, groups, namespace)
+    kube = Kube.connect(file)
+
+    def make(name: str, **changes: Any) -> Object:
+        metadata = {**template["metadata"], "name": name, "namespace": namespace}
+        pod = {**template, "metadata": metadata, "spec": {**template["spec"], **changes}}
+        return kube.create(POD, pod)
+
+    found = make("executor")
+    assert {"name": labels.GATE} in found["spec"]["schedulingGates"]
+    with pytest.raises(RefusedError, match="forbidden"):
+        kube.patch(POD, "executor", {"spec": {"schedulingGates": None}}, namespace)
+    refused: list[dict[str, Any]] = [
+        {"serviceAccountName": access.KEEPER},
+        {"automountServiceAccountToken": True},
+    ]
+    for change in refused:
+        with pytest.raises(RefusedError, match="makes executors alone"):
+            make("other", **change)
+    with pytest.raises(RefusedError, match="nodeName"):
+        make("other", nodeName="somewhere")
+    del template["metadata"]["labels"][labels.ROLE]
+    with pytest.raises(RefusedError, match="makes executors alone"):
+        make("other")
+    kube.delete(POD, "executor", namespace)
