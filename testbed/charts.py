@@ -93,6 +93,9 @@ def install(
         place, "upgrade", "--install", name, str(chart), f"--namespace={operator.namespace}",
         "--create-namespace", f"--values={values}", "--wait", f"--timeout={_TIMEOUT}",
     )  # fmt: skip
+    if name == "spark-operator":
+        with Api(place.admin) as api:
+            api.wait("its admission to be trusted", lambda: _is_trusted(api, name), 120)
 
 
 def uninstall(place: Place, name: str) -> None:
@@ -103,6 +106,21 @@ def uninstall(place: Place, name: str) -> None:
         for kind in operator.kinds:
             _delete_all(api, kind, operator.api_version)
     _helm(place, "uninstall", name, f"--namespace={operator.namespace}", "--ignore-not-found")
+
+
+def _is_trusted(api: Api, name: str) -> bool:
+    """Whether the API server knows the authority of its webhooks.
+
+    Its pods write that down once they lead, which after another installation takes a while.
+    """
+    found = [
+        webhook
+        for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+        for item in api.list(kind, api_version="admissionregistration.k8s.io/v1")
+        if item["metadata"]["name"].startswith(name)
+        for webhook in item["webhooks"]
+    ]
+    return bool(found) and all(webhook["clientConfig"].get("caBundle") for webhook in found)
 
 
 def _delete_all(api: Api, kind: str, api_version: str) -> None:
