@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,11 @@ class Ground:
         self.keepers.clear()
 
     def submit(self, name: str, script: str, **more: Any) -> str:
-        """Makes the pods of an attempt that runs a shell script; returns its id."""
+        """Makes the pods of an attempt that runs a shell script; returns its id.
+
+        `change` is called with each pod before it is made.
+        """
+        change: Callable[[Object], None] = more.pop("change", lambda pod: None)
         machine = more.pop("machine", {"cpu": 1, "memory": "2Gi"})
         owner: Mapping[str, Any] = more.pop("owner", {"kind": "cli"})
         team, priority = more.pop("team", None), more.pop("priority", 0)
@@ -121,6 +125,7 @@ class Ground:
         for pod in pods_of(request, self.pool, told, clock.now()):
             # The testbed's shell image names no user.
             pod["spec"]["securityContext"]["runAsUser"] = 65532
+            change(pod)
             self.kube.create(POD, pod)
         return request.attempt
 
