@@ -41,6 +41,7 @@ MODELS = {
     "PythonProgram": "python",
     "SparkProgram": "spark",
     "DaskProgram": "dask",
+    "H2oProgram": "h2o",
     "ContainerProgram": "container",
     "Machine": "machine",
     "Retries": "retries",
@@ -51,6 +52,7 @@ SHORT_FORMS = {
     "python": "`python: jobs/clean.py` is short for `python: {run: jobs/clean.py}`.",
     "spark": "`spark: jobs/delays.py` is short for `spark: {file: jobs/delays.py}`.",
     "dask": "`dask: jobs/segments.py` is short for `dask: {file: jobs/segments.py}`.",
+    "h2o": "`h2o: jobs/train.py` is short for `h2o: {file: jobs/train.py}`.",
     "retries": "`retries: 2` is short for `retries: {error: 2}`.",
     "params": "`params: {year: 2013}` is short for `params: {year: {default: 2013}}`.",
 }
