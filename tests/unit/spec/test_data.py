@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def test_a_url_is_a_text(tmp_path: Path) -> None:
         settings_of(tmp_path, "data = 3\n")
 
 
-_TABLES = {
+_TABLES: dict[str, Callable[[str], dict[str, object]]] = {
     "namenode": lambda text: {"hdfs": {"lake": {"namenodes": [text]}}},
     "principal": lambda text: {"kerberos": {"principal": text}},
     "user": lambda text: {"user": text},
