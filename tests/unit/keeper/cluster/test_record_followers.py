@@ -32,7 +32,13 @@ _RUN = "run.abc.1"
 
 
 def _driver(**more: Any) -> PodSeen:
-    values: dict[str, Any] = {"node": "node-d", "bound": -90, "started": -85, "admitted": -99, "machines": 3}
+    values: dict[str, Any] = {
+        "node": "node-d",
+        "bound": -90,
+        "started": -85,
+        "admitted": -99,
+        "machines": 3,
+    }
     return pod("run", **(values | more))
 
 
