@@ -50,6 +50,9 @@ _KUEUE_GATE = "kueue.x-k8s.io/admission"
 _KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 #: What a kubelet gives as the reason where it ended a pod for its own machine's sake.
 _EVICTIONS = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated")
+#: What a kubelet gives as the reason where it knows a container no more: its machine was started
+#: anew, or lost it. Exit code and times are made up.
+_FORGOTTEN = "ContainerStatusUnknown"
 #: The states of a container that is being made, in which nothing is wrong.
 _IN_THE_MAKING = ("ContainerCreating", "PodInitializing", "")
 #: Exit codes above it tell of the signal that ended the program.
@@ -191,6 +194,11 @@ def ended_at(pod: Object) -> datetime | None:
         read_time(pod["metadata"].get("creationTimestamp")),
     )
     return next((at for at in candidates if at is not None), None)
+
+
+def is_forgotten(pod: Object) -> bool:
+    """Whether its kubelet does not know any more what became of its program."""
+    return (terminated_of(pod) or {}).get("reason") == _FORGOTTEN
 
 
 def use_of(pod: Object) -> Mapping[str, Any] | None:
@@ -415,6 +423,8 @@ def _failure(pod: Object, ended: Mapping[str, Any], code: int | None) -> Ending:
     reason = ended.get("reason") or ""
     if message.get("failed"):
         return Ending(Outcome.ERROR, str(message["failed"]))
+    if reason == _FORGOTTEN:
+        return Ending(Outcome.INTERRUPTED, "its machine lost its program: nobody saw that end")
     if reason == "OOMKilled" or message.get("out_of_memory"):
         memory = read_whole(read_request(pod).get("memory_bytes"))
         limit = "" if memory is None else f" of {Memory(memory).rounded()}"

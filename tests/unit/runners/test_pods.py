@@ -396,6 +396,14 @@ def test_a_gang_with_a_head_ends_as_its_head_did_when_all_have() -> None:
     assert attempt_status(broken, at(100)).exit_code == 3
 
 
+def test_a_program_that_its_machine_has_forgotten_was_interrupted_and_did_not_fail() -> None:
+    told = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None}
+    pod = Pod().bound().container(terminated={**told, "finishedAt": None}).status(phase="Failed")
+    ending = ending_of(pod)
+    assert ending is not None
+    assert (ending.outcome, ending.exit_code) == (INTERRUPTED, None)
+
+
 def test_what_an_engine_made_says_nothing_about_its_attempt() -> None:
     driver, executor = Pod().exited(0, 40), Pod().running()
     executor["metadata"]["labels"][labels.ROLE] = labels.FOLLOWER

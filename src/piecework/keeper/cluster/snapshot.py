@@ -101,6 +101,8 @@ class PodSeen:
     sandbox_at: datetime | None
     started_at: datetime | None
     over: datetime | None
+    #: Its kubelet has forgotten it, and when it started.
+    forgotten: bool
     #: What the kubelet says about an image or a container that does not start.
     pull_problem: str | None
     #: Made by its attempt's engine while that runs; see labels.ROLE.
@@ -152,7 +154,7 @@ class AttemptSeen:
         Of a gang with a head the head alone, once all have started: it copes with the rest.
         """
         head = None if len(self.own) == 1 else self.head
-        if head is None or any(pod.started_at is None for pod in self.own):
+        if head is None or not all(pod.started_at or pod.forgotten for pod in self.own):
             return self.own
         return (head,)
 
@@ -356,6 +358,7 @@ def read_pod(pod: Object) -> PodSeen | None:
         sandbox_at=_condition_at(status, "PodReadyToStartContainers"),
         started_at=pod_facts.started_at(pod),
         over=pod_facts.ended_at(pod),
+        forgotten=pod_facts.is_forgotten(pod),
         pull_problem=_pull_problem(status),
         follower=named.get(labels.ROLE) == labels.FOLLOWER,
         drivers=_drivers(metadata),

@@ -146,6 +146,14 @@ def test_a_head_that_runs_copes_with_a_worker_that_failed() -> None:
     assert _ends(world([_gang({}, {"ended": -9, "exit_code": 1}, {})], _MACHINES)) == []
 
 
+def test_a_head_that_runs_copes_with_a_worker_that_its_machine_has_forgotten() -> None:
+    told = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None}
+    lost = {"name": "job", "state": {"terminated": {**told, "finishedAt": None}}}
+    status = {"phase": "Failed", "containerStatuses": [lost]}
+    gang = _gang({}, {"started": None, "status": status}, {})
+    assert _ends(world([gang], _MACHINES)) == []
+
+
 def test_a_head_that_runs_copes_with_a_workers_lost_machine() -> None:
     machines = [machine("d"), machine("e", gone_at=at(-2)), machine("f")]
     nodes = [node(machine("d")), node(machine("f"))]
