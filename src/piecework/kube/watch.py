@@ -75,6 +75,8 @@ class Mirror(threading.Thread):
         self._on_change = on_change
         self._pace = pace or Pace()
         self._pause = self._pace.first_seconds
+        # Of its own: nobody else's sequence depends on how often this one waits.
+        self._random = random.Random()  # noqa: S311 - no secret
         self._version = ""
         self._stopping = threading.Event()
         self._stream: Stream[tuple[str, Object]] | None = None
@@ -176,7 +178,7 @@ class Mirror(threading.Thread):
         return self._pause >= self._pace.longest_seconds
 
     def _wait(self) -> None:
-        self._stopping.wait(self._pause * (1 + random.random() / 2))  # noqa: S311 - no secret
+        self._stopping.wait(self._pause * (1 + self._random.random() / 2))
         self._pause = min(self._pace.longest_seconds, self._pause * 2)
 
 
