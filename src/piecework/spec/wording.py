@@ -154,8 +154,9 @@ _COMPARED = ("greater_than_equal", "less_than_equal", "greater_than", "less_than
 def _quote_hint(kind: str, found: object) -> str:
     if kind == "string_type" and isinstance(found, bool | int | float | date):
         return ": quote it"
-    if kind in ("tuple_type", "list_type") and isinstance(found, str) and len(found) <= 40:
-        return f"; did you mean [{found}]?"
+    if kind in ("tuple_type", "list_type") and isinstance(found, str):
+        short = len(found) <= 40 and found.isprintable()
+        return f"; did you mean [{found}]?" if short else ""
     if kind in ("int_type", "bool_type") and isinstance(found, str):
         return ", without quotes"
     return ""
