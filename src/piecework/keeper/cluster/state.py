@@ -8,6 +8,7 @@ thousand machines that do nothing cost nothing. For one thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -65,6 +66,9 @@ class State:
             return
         if known is not None and known.attempt != seen.attempt:
             self._drop(known)
+        if known is not None and known.uid == seen.uid and seen.started_at is None:
+            # A kubelet that was started anew forgets that: what has started has started.
+            seen = replace(seen, started_at=known.started_at)
         if deleted and seen.attempt in self._forgotten:
             self._drop(seen)
             return

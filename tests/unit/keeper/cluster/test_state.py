@@ -73,6 +73,15 @@ def test_a_pod_that_vanishes_unrecorded_is_kept_as_interrupted() -> None:
     assert state.dropped == {"run.abc.1"}
 
 
+def test_a_program_that_has_started_has_started_whatever_its_kubelet_forgets() -> None:
+    state = _state(pod_json("run", node="node-m", started=-20), pod_json("run", node="node-m"))
+    assert state.attempts["run.abc.1"].first.started_at == at(-20)
+    another = pod_json("run", node="node-m")
+    another["metadata"]["uid"] = "another"
+    state.take_pod(another)
+    assert state.attempts["run.abc.1"].first.started_at is None
+
+
 def test_a_recorded_pod_that_vanishes_is_forgotten() -> None:
     done = pod_json("run", node="node-m", started=-20, ended=-10)
     state = _state(done)
