@@ -44,7 +44,7 @@ from piecework.runners.pod_fields import (
     unpack_result,
 )
 from piecework.runners.runner import AttemptStatus, Owner
-from piecework.units import Memory
+from piecework.units import MOST_MEMORY, Memory
 
 _KUEUE_GATE = "kueue.x-k8s.io/admission"
 _KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
@@ -285,7 +285,7 @@ def attempt_status(pods: Sequence[Object], now: datetime) -> AttemptStatus:
         result=result_of(first) if success else None,
         kept=read_kept(launcher_message(first)) if success else None,
         owner=_owner(request.get("owner")),
-        memory=Memory(memory) if memory is not None else None,
+        memory=Memory(memory) if memory is not None and memory <= MOST_MEMORY else None,
     )
 
 
