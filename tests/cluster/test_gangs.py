@@ -156,6 +156,26 @@ def test_a_machine_of_a_gang_that_dies_ends_all_of_it(make: MakeGround) -> None:
     assert causes == ["lost", "returned", "returned"]
 
 
+def test_a_gang_with_a_head_goes_on_without_a_lost_worker_and_ends_as_its_head_does(
+    make: MakeGround,
+) -> None:
+    ground = make("karpenter")
+
+    def lead(pod: Object) -> None:
+        _change_request(pod, led=True)
+        # The head's program ends by itself; its workers would not.
+        if pod["metadata"]["labels"][labels.INDEX] == "0":
+            pod["spec"]["containers"][0]["command"] = ["sh", "-c", work(60)]
+
+    attempt = ground.submit("gang", work(600), machine=THREE, change=lead)
+    nodes = _all_running(ground, attempt)
+    faults.kill_machine(ground.here, nodes[2], gone_from_cloud=True)
+    ended = _given_back(ground, attempt)
+    assert (ended.outcome, ended.exit_code) == (Outcome.SUCCESS, 0), ended.cause
+    causes = sorted(str(each.gone_cause) for each in ground.timeline().machines.values())
+    assert causes == ["lost", "returned", "returned"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_pods_that_an_engine_makes_get_machines_of_their_run_and_end_with_it(
     kind: str, make: MakeGround
