@@ -211,9 +211,9 @@ class AutoScalingGroups(threading.Thread):
             if node is None:
                 return
             taints = node.get("spec", {}).get("taints", [])
-            taints = [each for each in taints if each["key"] != labels.RELEASED]
+            taints = [each for each in taints if each["key"] != labels.LEAVING]
             if taint is not None:
-                taints.append({"key": labels.RELEASED, **taint})
+                taints.append({"key": labels.LEAVING, **taint})
             version = node["metadata"]["resourceVersion"]
             change = {
                 "metadata": {"annotations": dict(annotations), "resourceVersion": version},

@@ -60,8 +60,12 @@ NOTICE = f"{PREFIX}notice"
 SEEN = f"{PREFIX}seen"
 #: "true" once all that happened to the pod is in the ledger, and its log is kept.
 RECORDED = f"{PREFIX}recorded"
-#: Taint of a machine that is being given back: nothing is scheduled there any more.
+#: "TIME REASON": since when and why the machine is being given back.
 RELEASED = f"{PREFIX}released"
+#: Taint of a machine of a group that is being given back: nothing is scheduled there any more. By
+#: its prefix the cluster-autoscaler knows that new machines of the group will not have it: it takes
+#: what it knows of a group from a machine that it has seen, and would never buy there again.
+LEAVING = "status-taint.cluster-autoscaler.kubernetes.io/piecework-released"
 
 _LONGEST_LABEL = 63
 _LONGEST_SLUG = 40

@@ -9,6 +9,7 @@ from piecework.kube.client import Kube
 from piecework.machines.asg import AutoScalingGroups, describe_failures
 from piecework.machines.cloud import CloudSeen, InstanceSeen, read_cloud, read_spot_prices
 from piecework.machines.provider import MachineSeen, NodeSeen
+from piecework.plan import labels
 from piecework.spec.pool import Pool
 from tests.unit.kube.server import Server, found, page
 
@@ -186,7 +187,7 @@ def test_a_release_taints_its_node_so_that_no_pod_comes_any_more() -> None:
     groups = _groups(_Cloud(RUNNING), server)
     groups.release(_only(groups, _node()), NOW, "nobody needs it")
     change = server.asked[1].body
-    assert change["spec"]["taints"][0]["key"] == "piecework.dev/released"
+    assert change["spec"]["taints"][0]["key"] == labels.LEAVING
     assert change["metadata"]["resourceVersion"] == "7"
     assert _only(groups, _node()).released_at == NOW
 
