@@ -398,7 +398,7 @@ def test_another_packages_engine_is_found_by_its_entry_point(home: Path, tmp_pat
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert "('python', 'container', 'spark', 'dask', 'shell')" in done.stdout
+    assert "('python', 'container', 'spark', 'dask', 'h2o', 'shell')" in done.stdout
     assert "success" in done.stdout
     assert "asked\nasked\ncores 1\nan argument\n" in done.stdout
     assert "bad.yaml:2:" in done.stdout
