@@ -6,6 +6,7 @@ platform serves all tests of a file: its start is what costs.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import textwrap
@@ -49,6 +50,8 @@ _DOCKERFILE = "ARG BASE\nFROM ${BASE}\nUSER 65532:65532\n"
 _RECORD_SECONDS = 2.0
 #: How long until nothing of a job is left, its machine included.
 GONE_SECONDS = 90.0
+
+_numbers = itertools.count(1)
 
 
 @dataclass
@@ -216,13 +219,15 @@ def _make_pools(one: Cluster, root: Path, more: str, *, groups: bool) -> Iterato
     """One platform submits and keeps, so it needs the rights of both."""
     here = one.place
     assert here is not None
+    # A namespace of the platform before may still be going away: none has the name of another.
+    own = f"{os.getpid()}-{next(_numbers)}"
     for kind, limit in (("wide", 3), ("narrow", 1)):
-        name = f"{kind}-{os.getpid()}"
+        name = f"{kind}-{own}"
         lines = f"{more}\nmax_machines = {limit}"
         pool = make_karpenter_pool(here, one.api, name, root / name, ["m6a.large"], lines)
         yield _for_both(one, pool)
     if groups:
-        name = f"groups-{os.getpid()}"
+        name = f"groups-{own}"
         with suppress(MissingProgramError):  # no registry has the cluster-autoscaler
             yield _for_both(
                 one, make_asg_pool(here, one.api, name, root / name, ["m6a.large"], more)
