@@ -114,12 +114,8 @@ def signal_all(name: str, number: signal.Signals) -> None:
 
 
 def kill(name: str, timeout_seconds: float = 30) -> None:
-    """Kills everything in the group and below, until nothing is left; then removes the group.
-
-    All of it stands still first, so that nobody is left to notice, or to tell of, the others' ends.
-    """
+    """Kills everything in the group and below, until nothing is left; then removes the group."""
     deadline = time.monotonic() + timeout_seconds
-    signal_all(name, signal.SIGSTOP)
     while True:
         signal_all(name, signal.SIGKILL)
         if _remove(name):

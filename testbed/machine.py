@@ -252,6 +252,13 @@ def advertise_gpus(place: Place, name: str, count: int, after_seconds: float = 0
 
 def die(place: Place, name: str) -> None:
     """The machine loses its power: all of its processes end at once, its node object stays."""
+    process = first_process(place, name)
+    if process is not None:
+        with suppress(ProcessLookupError):
+            import os
+            import signal
+
+            os.kill(process, signal.SIGKILL)
     cgroups.kill(group_of(place, name))
     machine = load(place, name)
     network.unplug(place, machine.index)
