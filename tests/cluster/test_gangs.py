@@ -95,7 +95,7 @@ def test_a_run_of_three_machines_has_each_alone_and_is_one_line_in_the_bill(
     assert ended.outcome is Outcome.SUCCESS
     machines = ground.timeline().machines
     assert len(machines) == 3
-    assert sorted(ended.machines) == sorted(machines)
+    assert ended.machines == tuple(sorted(machines))
     for each in machines.values():
         assert [occupancy.attempt for occupancy in each.occupancies] == [attempt]
     ran = container_records.read(ground.here, [ground.made.namespace])

@@ -251,14 +251,15 @@ def _is_number(value: Any) -> TypeGuard[int | float]:
 
 
 def _grown(attempt: AttemptSeen, there: Mapping[str, _OnMachine], now: datetime) -> Iterator[Event]:
-    """Machines that it was given after its admission: where only followers are.
+    """Machines that are told one by one: those where only followers are, and those of a gang.
 
-    Each is an event of its own: which there will be is not known when the first is told.
+    Which there will be is not known when the first is told, and a gang may be over before its
+    seller has listed all of them.
     """
     if attempt.admitted_at is None:
         return
     for machine, pods in there.values():
-        if all(pod.follower for pod in pods):
+        if attempt.count > 1 or all(pod.follower for pod in pods):
             number = zlib.crc32(machine.id.encode())
             data = {"machines": [machine.id]}
             at = attempt.admitted_at

@@ -106,6 +106,15 @@ def test_all_machines_of_a_run_are_told_as_given_to_it() -> None:
     assert known.attempts[_RUN].admitted_at == at(-99)
 
 
+def test_a_machine_that_its_seller_lists_after_the_end_of_its_gang_is_the_gangs_too() -> None:
+    known = {"count": 2, "admitted": -99, "bound": -60, "started": -60, "ended": -10}
+    run = attempt(pod("run", 0, node="node-d", **known), pod("run", 1, node="node-e", **known))
+    _, early = _timeline(run, [machine("d")])
+    _, late = _timeline(run, [machine("d"), machine("e")])
+    told = {(event.subject, event.kind, event.sequence): event for event in [*late, *early]}
+    assert read_timeline(told.values()).attempts[_RUN].machines == ("d", "e")
+
+
 def test_telling_it_again_without_executors_that_are_gone_changes_nothing() -> None:
     machines = [machine("d"), machine("e")]
     _, before = _timeline(attempt(_driver(), _executor(1, "e", -60)), machines)
