@@ -14,6 +14,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+from piecework.machines.provider import AWS_NOTICES
 from piecework.plan import labels
 from piecework.plan.price import bought_at, load_price_book
 from piecework.spec.pool import Group, Pool
@@ -32,11 +33,6 @@ UNNEEDED = timedelta(seconds=2)
 #: The object by which the autoscaler's expander `priority` ranks groups, beside the autoscaler.
 PRIORITIES = "cluster-autoscaler-priority-expander"
 
-#: What AWS's node termination handler puts on machines that AWS is about to take away.
-SPOT_TAINTS = (
-    "aws-node-termination-handler/spot-itn",
-    "aws-node-termination-handler/rebalance-recommendation",
-)
 #: The flags that matter, with what is wrong about their defaults.
 FLAGS = {
     "scan-interval": ("2s", "10s: a job's end is noticed at the next scan only"),
@@ -150,7 +146,7 @@ def flags_of(cluster: str) -> list[str]:
         f"--node-group-auto-discovery=asg:tag={TAG}enabled,{TAG}{cluster}",
         *(f"--{name}={value}" for name, (value, _) in FLAGS.items()),
         # Else what is about to leave would be taken for what its group's new machines will be like.
-        *(f"--status-taint={taint}" for taint in SPOT_TAINTS),
+        *(f"--status-taint={taint}" for taint in AWS_NOTICES),
     ]
 
 

@@ -16,11 +16,14 @@ from typing import Any, Protocol
 from piecework import clock
 from piecework.plan import labels
 
-#: Taints by which a machine says that its seller will take it away soon.
+#: Taints by which a machine says that its seller will take it away soon; the first are AWS's.
+AWS_NOTICES = (
+    "aws-node-termination-handler/spot-itn",
+    "aws-node-termination-handler/rebalance-recommendation",
+)
 _NOTICES = frozenset(
     {
-        "aws-node-termination-handler/spot-itn",
-        "aws-node-termination-handler/rebalance-recommendation",
+        *AWS_NOTICES,
         "cloud.google.com/impending-node-termination",
         "kubernetes.azure.com/scheduled-event",
     }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from piecework.errors import Problem, SpecError, show
+from piecework.spec.custom import BUILT_IN
 from piecework.spec.model import message_of
 from piecework.spec.tree import field_path
 
@@ -81,7 +82,7 @@ def render_job(job: Job, context: Mapping[str, Any]) -> Job:
 
 def _templated(job: Job) -> dict[str, Any]:
     """The fields of a job in which templates are rendered, as plain values."""
-    fields = {"args", "env", "custom", "python", "container", "spark", "dask", "h2o"}
+    fields = {"args", "env", "custom", *BUILT_IN}
     return job.model_dump(mode="json", include=fields, exclude_unset=True)
 
 
