@@ -17,9 +17,9 @@ from pydantic_core import InitErrorDetails
 
 from piecework.config import Settings
 from piecework.errors import ConfigError, show
-from piecework.spec.model import Model, Truth, check_plain, message_of
+from piecework.spec.model import Model, Truth, check_plain
 from piecework.spec.pool import ObjectName
-from piecework.spec.tree import field_path
+from piecework.spec.tables import tell_faults
 from piecework.spec.wording import fault
 
 #: Where the files of Kerberos are in a pod: the keytab, and the configuration krb5.conf.
@@ -29,7 +29,6 @@ KERBEROS_FOLDER, KERBEROS_CONFIG = "/piecework/krb5", "krb5.conf"
 _HOST_NAME = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
 _HOST_AND_PORT = re.compile(rf"(?P<host>{_HOST_NAME}):(?P<port>[0-9]{{1,5}})")
 _NAME = r"[A-Za-z0-9._$-]+"
-_PRINCIPAL = re.compile(rf"{_NAME}(/{_NAME})?@(?P<realm>{_NAME})")
 _LAST_PORT = 65_535
 
 
@@ -43,39 +42,30 @@ def _check_namenode(value: str) -> str:
     return value
 
 
-def _check_principal(value: str) -> str:
-    check_plain(value)
-    if not _PRINCIPAL.fullmatch(value):
-        raise ValueError(f"found {show(value)}; a principal is written like etl@EXAMPLE.COM")
-    return value
+def _matching(pattern: str, wanted: str) -> AfterValidator:
+    """A printable word of that pattern; `wanted` says what is right."""
 
+    def check(value: str) -> str:
+        check_plain(value)
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"found {show(value)}; {wanted}")
+        return value
 
-def _check_user(value: str) -> str:
-    check_plain(value)
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", value):
-        raise ValueError(f"found {show(value)}; the name of a user is right here, like etl")
-    return value
-
-
-def _check_endpoint(value: str) -> str:
-    check_plain(value)
-    if not re.fullmatch(r"https?://[!-~]+", value):
-        raise ValueError(f"found {show(value)}; an address is right here, like https://host:9000")
-    return value
-
-
-def _check_region(value: str) -> str:
-    check_plain(value)
-    if not re.fullmatch(r"[a-z0-9-]{1,63}", value):
-        raise ValueError(f"found {show(value)}; a region is written like us-east-1")
-    return value
+    return AfterValidator(check)
 
 
 NameNode = Annotated[str, AfterValidator(_check_namenode)]
-Principal = Annotated[str, AfterValidator(_check_principal)]
-User = Annotated[str, AfterValidator(_check_user)]
-Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
-Region = Annotated[str, AfterValidator(_check_region)]
+Principal = Annotated[
+    str, _matching(rf"{_NAME}(/{_NAME})?@{_NAME}", "a principal is written like etl@EXAMPLE.COM")
+]
+User = Annotated[
+    str,
+    _matching(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "the name of a user is right here, like etl"),
+]
+Endpoint = Annotated[
+    str, _matching(r"https?://[!-~]+", "an address is right here, like https://host:9000")
+]
+Region = Annotated[str, _matching(r"[a-z0-9-]{1,63}", "a region is written like us-east-1")]
 #: A name service stands where a host's name does: hdfs://lake/flights.
 ServiceName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")
@@ -178,9 +168,4 @@ def load_data(settings: Settings) -> Data:
         return Data.model_validate(dict(settings.access))
     except ValidationError as error:
         file = settings.file or "piecework.toml"
-        raise ConfigError(
-            "\n".join(
-                f"{file}: {field_path(('data', *found['loc']))}: {message_of(found)}"
-                for found in error.errors(include_url=False)
-            )
-        ) from error
+        raise ConfigError("\n".join(tell_faults(error, file, "data"))) from error

@@ -40,8 +40,13 @@ def read_tables(
         try:
             found[name] = model.model_validate(data)
         except ValidationError as error:
-            wrong += [
-                f"{file}: {field_path((section, name, *fault['loc']))}: {message_of(fault)}"
-                for fault in error.errors(include_url=False)
-            ]
+            wrong += tell_faults(error, file, section, name)
     return found, wrong
+
+
+def tell_faults(error: ValidationError, file: Path | str, *table: str) -> list[str]:
+    """What is wrong with a table, a line each; `table` are the parts of its name."""
+    return [
+        f"{file}: {field_path((*table, *fault['loc']))}: {message_of(fault)}"
+        for fault in error.errors(include_url=False)
+    ]
