@@ -12,17 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from piecework.kube.client import Kube
 from piecework.ledger.events import Outcome
-from piecework.runners.kubernetes import KubernetesRunner
-from piecework.runners.pod_view import PodView
 from testbed import images
 from testbed.api import Api
 from testbed.place import Place
-from tests.cluster.cluster_pools import ClusterPool, pool_from, settings_from
+from tests.cluster.cluster_pools import ClusterPool
 from tests.cluster.conftest import Cluster
-from tests.cluster.ground import Ground
-from tests.cluster.test_spark import Jobs
+from tests.cluster.spark_jobs import Jobs, jobs_on
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "delays-gpu" / "jobs" / "boost.py"
@@ -49,16 +45,8 @@ def jobs(
     image = image_without_cuda(here, tmp_path / "xgboost-cpu")
     types = ("m6a.large", "m6a.xlarge", "g5.xlarge")
     made = karpenter_cluster_pool(types=types, more=f'image = "{image}"\nmax_machines = 1')
-    ground = Ground(here, api, tmp_path / "keeper", one.shell, made)
-    settings = settings_from(made.tables, tmp_path / "submitter")
-    code = tmp_path / "code"
-    code.mkdir()
-    pool = pool_from(made.tables, made.name, tmp_path / "submitter")
-    view = PodView(Kube.connect(made.submitter_kubeconfig), made.namespace)
-    ground.start_keeper()
-    yield Jobs(ground, KubernetesRunner(pool, settings, view=view), code)
-    ground.stop_keepers()
-    view.close()
+    with jobs_on(made, here, api, one.shell, tmp_path) as found:
+        yield found
 
 
 def test_a_job_that_asks_for_a_gpu_gets_a_machine_with_one_and_is_told_which(jobs: Jobs) -> None:

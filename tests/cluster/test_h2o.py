@@ -7,17 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from piecework.kube.client import Kube
 from piecework.ledger.events import Outcome
-from piecework.runners.kubernetes import KubernetesRunner
-from piecework.runners.pod_view import PodView
 from testbed import images
 from testbed.api import Api
 from testbed.place import Place
-from tests.cluster.cluster_pools import ClusterPool, pool_from, settings_from
+from tests.cluster.cluster_pools import ClusterPool
 from tests.cluster.conftest import Cluster
-from tests.cluster.ground import Ground
-from tests.cluster.test_spark import Jobs
+from tests.cluster.spark_jobs import Jobs, jobs_on
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "airports-h2o" / "jobs" / "train.py"
 
@@ -32,16 +28,8 @@ def jobs(
 ) -> Iterator[Jobs]:
     image = images.shipped(here, "spark-h2o")
     made = karpenter_cluster_pool(types=("m6a.large",), more=f'image = "{image}"\nmax_machines = 2')
-    ground = Ground(here, api, tmp_path / "keeper", one.shell, made)
-    settings = settings_from(made.tables, tmp_path / "submitter")
-    code = tmp_path / "code"
-    code.mkdir()
-    pool = pool_from(made.tables, made.name, tmp_path / "submitter")
-    view = PodView(Kube.connect(made.submitter_kubeconfig), made.namespace)
-    ground.start_keeper()
-    yield Jobs(ground, KubernetesRunner(pool, settings, view=view), code)
-    ground.stop_keepers()
-    view.close()
+    with jobs_on(made, here, api, one.shell, tmp_path) as found:
+        yield found
 
 
 def start_example(jobs: Jobs, months: str, trees: int) -> str:

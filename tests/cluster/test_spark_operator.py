@@ -18,7 +18,7 @@ from testbed.place import Place
 from tests.cluster.cluster_pools import ClusterPool, pool_from, settings_from
 from tests.cluster.conftest import Cluster, StartMachine
 from tests.cluster.ground import Ground
-from tests.cluster.test_spark import SQUARES, Jobs
+from tests.cluster.spark_jobs import SQUARES, Jobs
 
 _SPARK = "sparkoperator.k8s.io/v1beta2"
 _NAMESPACE, _CONTROLLER = "spark-operator", "spark-operator-controller"
