@@ -8,6 +8,7 @@ labels nor what Kubernetes' API says about a pod.
 from __future__ import annotations
 
 import re
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ _CONTAINER = re.compile(
 _ASKED = re.compile(r'StartContainer for \\"(?P<container>\w+)\\""')
 _STARTED = re.compile(r'StartContainer for \\"(?P<container>\w+)\\" returns successfully')
 _ENDED = re.compile(r'shim disconnected" id=(?P<container>\w+)')
+#: How long a machine's log may be missing, while the machine begins or ends.
+_SETTLED_SECONDS = 10.0
 #: The folders of machines that are gone have the time of that behind the machine's name.
 _GONE = re.compile(r"^(?P<name>.+)-\d{13}$")
 
@@ -53,14 +56,25 @@ class Ran:
 
 def read(place: Place, namespaces: Collection[str]) -> list[Ran]:
     """Every container that ever ran for pods of these namespaces, in the order of their starts."""
+    deadline = time.monotonic() + _SETTLED_SECONDS
+    while True:
+        try:
+            found = list(_read_all(place))
+            break
+        except FileNotFoundError:  # a machine begins, or its folder is moved away, at this moment
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+    chosen = (ran for ran in found if ran.namespace in namespaces)
+    return sorted(chosen, key=lambda ran: ran.start)
+
+
+def _read_all(place: Place) -> Iterator[Ran]:
     lives = record.read(place)
-    found: list[Ran] = []
     for name, log in _logs(place):
         life = lives.get(name)
         died = (life.stopped if life else None) or now()
-        found += read_log(name, log.read_text(errors="replace").splitlines(), died)
-    chosen = (ran for ran in found if ran.namespace in namespaces)
-    return sorted(chosen, key=lambda ran: ran.start)
+        yield from read_log(name, log.read_text(errors="replace").splitlines(), died)
 
 
 def _logs(place: Place) -> Iterator[tuple[str, Path]]:
