@@ -11,6 +11,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 from testbed import components, programs
 from testbed.certificates import ca_file, issue, make_authority, write_kubeconfig
@@ -33,6 +34,17 @@ _COREFILE = """.:53 {{
     prometheus {hub}:9153
     cache 5
 }}
+"""
+#: Who deleted what: when something is gone that nobody should have removed, this is what to read.
+_AUDIT_POLICY = """\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Request
+  verbs: [delete, deletecollection]
+  resources: [{group: ""}, {group: karpenter.sh}]
+- level: None
 """
 
 
@@ -61,6 +73,7 @@ def prepare(place: Place) -> None:
         path = place.folder / f"{file}.kubeconfig"
         if not path.exists():
             write_kubeconfig(place, path, user, groups)
+    _audit_policy(place).write_text(_AUDIT_POLICY)
     (place.folder / "Corefile").write_text(
         _COREFILE.format(hub=place.hub, domain=DOMAIN, folder=place.folder, registry=REGISTRY_HOST)
     )
@@ -109,6 +122,10 @@ def _answers(place: Place, url: str) -> bool:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
+
+
+def _audit_policy(place: Place) -> Path:
+    return place.folder / "audit-policy.yaml"
 
 
 def _pki(place: Place, name: str) -> str:
@@ -172,6 +189,8 @@ def _api_server(place: Place) -> list[str]:
         f"--proxy-client-cert-file={_pki(place, 'front-proxy.crt')}",
         f"--proxy-client-key-file={_pki(place, 'front-proxy.key')}",
         "--enable-aggregator-routing=true",
+        f"--audit-policy-file={_audit_policy(place)}",
+        f"--audit-log-path={place.logs}/deletions.log",
     ]
 
 

@@ -40,7 +40,7 @@ from tests.cluster.cluster_pools import (
 )
 from tests.cluster.conftest import Cluster
 from tests.cluster.ground import Ground
-from tests.local.airflow_platform import PATIENCE_SECONDS, World
+from tests.local.airflow_platform import PATIENCE_SECONDS, World, patient_client
 from tests.local.attempts import wait_for
 
 _CLAIMS = "karpenter.sh/v1"
@@ -204,7 +204,7 @@ def start_bought(one: Cluster, root: Path, *, groups: bool = False) -> Iterator[
                 ground.settings = settings
             try:
                 platform.up(settings)
-                world = World(settings, code, platform.connect(settings))
+                world = World(settings, code, patient_client(settings))
                 wide, narrow, *rest = grounds
                 yield Bought(world, wide, narrow, image, rest[0] if rest else None)
             finally:

@@ -9,9 +9,12 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from kubernetes.dynamic.exceptions import NotFoundError
 
 from piecework import clock
 from piecework.config import Settings
@@ -146,7 +149,9 @@ class Ground:
         for pod in self.pods(attempt):
             seen = {"metadata": {"annotations": {labels.SEEN: "true"}}}
             name = pod["metadata"]["name"]
-            self.api.patch("Pod", name, seen, pod["metadata"]["namespace"])
+            # That of a machine that was lost may be gone by now.
+            with suppress(NotFoundError):
+                self.api.patch("Pod", name, seen, pod["metadata"]["namespace"])
 
     def timeline(self) -> Timeline:
         """All that the ledger knows."""

@@ -28,6 +28,7 @@ from piecework.spec.job import Job
 from piecework.spec.pool import Group
 from piecework.spec.pool import Pool as MachinePool
 from testbed import images, programs
+from testbed.api import BUSY
 from testbed.place import Place
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class PoolPlace:
     def wait(
         self, attempt: str, condition: Callable[[AttemptStatus], object], seconds: float = 90
     ) -> AttemptStatus:
-        end = time.monotonic() + seconds
+        end = time.monotonic() + BUSY * seconds
         runner, run = self.runner, attempt.rpartition(".")[0]
         status = None
         while time.monotonic() < end:

@@ -34,7 +34,7 @@ from piecework.runners.runner import runner_for as find_runner
 from piecework.spec.job import Job
 from piecework.spec.pool import Pool
 from testbed import aws, faults, images, karpenter, machine, record
-from testbed.api import Api, Object
+from testbed.api import BUSY, Api, Object
 from testbed.place import Place
 from tests.cluster import cluster_pools
 from tests.cluster.cluster_pools import ClusterPool
@@ -204,14 +204,14 @@ class Arena:
         seconds: float = 90,
     ) -> AttemptStatus:
         """The first status that fulfils a condition."""
-        runner, until = self._runner_of(attempt), time.monotonic() + seconds
+        runner, until = self._runner_of(attempt), time.monotonic() + BUSY * seconds
         status = None
         while time.monotonic() < until:
             status = self.status(attempt)
             if status is not None and condition(status):
                 return status
             runner.wait_for_change(self.asked[attempt].request.run, 1)
-        raise AssertionError(f"{attempt} was not {what} within {seconds:g} s: {status}")
+        raise AssertionError(f"{attempt} was not {what} within {BUSY * seconds:g} s: {status}")
 
     def running(self, attempt: str, seconds: float = 90) -> str:
         """The machine of an attempt, once it runs there."""
@@ -271,7 +271,7 @@ class Arena:
 
 def patiently(call: Callable[[], T], seconds: float = 60) -> T:
     """Calls something until the API server answers, as everybody who asks for runs does."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + BUSY * seconds
     while True:
         try:
             return call()

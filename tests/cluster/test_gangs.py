@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,9 +29,12 @@ from tests.cluster.aftermath import TOLERANCE_SECONDS
 from tests.cluster.conftest import Cluster
 from tests.cluster.ground import Ground
 from tests.cluster.rounds import KINDS, work
+from tests.cluster.spark_jobs import processes
 
 MakeGround = Callable[..., Ground]
 
+#: A program that ends well, but only when it is told to.
+UNTIL_TOLD = "trap 'exit 0' USR1; while sleep 0.2; do : until told; done"
 THREE = {"cpu": 1, "memory": "2Gi", "count": 3}
 
 
@@ -52,6 +56,13 @@ def make(one: Cluster, request: pytest.FixtureRequest, tmp_path: Any) -> Iterato
     for ground in made:
         print(ground.keeper_log())
         ground.stop_keepers()
+
+
+def _tell_to_end(attempt: str) -> None:
+    """To a program that is UNTIL_TOLD."""
+    # A fork of its shell may be seen as well, for a moment.
+    program, *_ = processes("until told", attempt)
+    program.send_signal(signal.SIGUSR1)
 
 
 def _check_bills(ground: Ground) -> None:
@@ -163,13 +174,19 @@ def test_a_gang_with_a_head_goes_on_without_a_lost_worker_and_ends_as_its_head_d
 
     def lead(pod: Object) -> None:
         _change_request(pod, led=True)
-        # The head's program ends by itself; its workers would not.
+        # The head's program ends when it is told to; its workers' would not.
         if pod["metadata"]["labels"][labels.INDEX] == "0":
-            pod["spec"]["containers"][0]["command"] = ["sh", "-c", work(60)]
+            pod["spec"]["containers"][0]["command"] = ["sh", "-c", UNTIL_TOLD]
 
     attempt = ground.submit("gang", work(600), machine=THREE, change=lead)
     nodes = _all_running(ground, attempt)
     faults.kill_machine(ground.here, nodes[2], gone_from_cloud=True)
+
+    def lost() -> bool:
+        return any(each.gone_cause == "lost" for each in ground.timeline().machines.values())
+
+    ground.api.wait("the machine to be missed", lost)
+    _tell_to_end(attempt)
     ended = _given_back(ground, attempt)
     assert (ended.outcome, ended.exit_code) == (Outcome.SUCCESS, 0), ended.cause
     causes = sorted(str(each.gone_cause) for each in ground.timeline().machines.values())
@@ -186,7 +203,7 @@ def test_pods_that_an_engine_makes_get_machines_of_their_run_and_end_with_it(
         _change_request(pod, machines=2, per_machine=1, beside_head=1)
         pod["spec"]["containers"][0]["resources"] = _share("100m", "128Mi")
 
-    attempt = ground.submit("driver", work(60), change=be_driver)
+    attempt = ground.submit("driver", UNTIL_TOLD, change=be_driver)
     driver_node = ground.wait_running(attempt)
     (driver,) = ground.pods(attempt)
     for number in range(3):
@@ -197,12 +214,13 @@ def test_pods_that_an_engine_makes_get_machines_of_their_run_and_end_with_it(
         running = all(pod["status"].get("phase") == "Running" for pod in found)
         return {pod["spec"]["nodeName"] for pod in found} if running and len(found) == 2 else None
 
-    taken = ground.api.wait("its followers to run", nodes, 50)
+    taken = ground.api.wait("its followers to run", nodes)
     assert driver_node in taken
     assert len(taken) == 2
     (late,) = [pod for pod in _followers(ground, attempt) if not pod["spec"].get("nodeName")]
     told = json.loads(late["metadata"]["annotations"][labels.WAITING])
     assert told["reason"] == "its run may hold 2 machines, and 2 such pods fit on them"
+    _tell_to_end(attempt)
     ended = ground.ended(attempt)
     assert ended.outcome is Outcome.SUCCESS
     ground.api.wait("its followers to be gone", lambda: not _followers(ground, attempt), 60)

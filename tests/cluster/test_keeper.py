@@ -168,7 +168,7 @@ def test_another_keeper_takes_over_and_nothing_is_lost_or_written_twice(
 def test_machines_that_never_join_and_pods_that_nobody_owns_are_ended(
     on_karpenter: MakeGround,
 ) -> None:
-    ground = on_karpenter('join_timeout = "15s"\nstart_timeout = "8s"\npull_timeout = "5s"')
+    ground = on_karpenter('join_timeout = "20s"\nstart_timeout = "30s"\npull_timeout = "15s"')
     faults.never_join(ground.here, ground.made.name, 1)
     ground.start_keeper()
     waits = ground.submit("waits", "true")

@@ -171,6 +171,13 @@ class World:
         )
 
 
+def patient_client(settings: Settings) -> AirflowClient:
+    """A platform's client that bears a machine on which others work as well."""
+    client = platform.connect(settings)
+    client.timeout_seconds = PATIENCE_SECONDS
+    return client
+
+
 @contextmanager
 def start_world(root: Path) -> Iterator[World]:
     """Brings a platform up in a folder of its own, with two cores for jobs; takes it down again."""
@@ -184,7 +191,7 @@ def start_world(root: Path) -> Iterator[World]:
     )
     try:
         platform.up(settings)
-        yield World(settings, code, platform.connect(settings))
+        yield World(settings, code, patient_client(settings))
     finally:
         end_attempts(settings)
         platform.down(settings)
