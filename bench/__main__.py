@@ -22,6 +22,7 @@ BENCHES = (
     "ledger",
     "airflow",
     "spark",
+    "engines",
     "advise",
     "testbed",
     "testbed_scale",

@@ -75,7 +75,7 @@ class _Jobs:
             raise RuntimeError(f"{name} ended with {status.outcome}: {status.cause}\n{log}")
 
 
-def _repeat_flights(tables: Path, times: int) -> int:
+def repeat_flights(tables: Path, times: int) -> int:
     """Writes the flights again and again into one table; returns how many there are."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -92,7 +92,7 @@ def run(quick: bool) -> Result:
     with tempfile.TemporaryDirectory() as name:
         jobs = _Jobs(Path(name))
         jobs.run("ingest", jobs.job("ingest"))
-        rows = _repeat_flights(jobs.data / "tables", 2 if quick else 20)
+        rows = repeat_flights(jobs.data / "tables", 2 if quick else 20)
         local = jobs.job("delays")
         assert local.spark is not None
         program = local.spark.model_copy(update={"mode": "standalone"})

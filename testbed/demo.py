@@ -31,8 +31,8 @@ _POOL = "bought"
 _RETURN_SECONDS = 120.0
 _SETTINGS = """\
 pool = "{pool}"
-data = "webhdfs://{web}/piecework/data"
-store = "webhdfs://{web}/piecework/store"
+data = "{hdfs}/piecework/data"
+store = "{hdfs}/piecework/store"
 
 [pools.{pool}]
 provider = "karpenter"
@@ -96,10 +96,13 @@ def _testbed() -> Iterator[Place]:
 def _prepare(here: Place, home: Path) -> Path:
     """Writes the settings, applies what they need; returns the file of the container job."""
     spark = images.shipped(here, "spark")
-    web = hdfs.web_url(here).partition("://")[2].partition("/")[0]
     (home / "piecework.toml").write_text(
         _SETTINGS.format(
-            pool=_POOL, web=web, kubeconfig=here.admin, image=spark, group=karpenter.GROUP
+            pool=_POOL,
+            hdfs=hdfs.url(here),
+            kubeconfig=here.admin,
+            image=spark,
+            group=karpenter.GROUP,
         )
     )
     environment = {**os.environ, "PIECEWORK_HOME": str(home)}

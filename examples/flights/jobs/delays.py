@@ -43,7 +43,7 @@ QUESTIONS = {
 
 def find_tables(data: str) -> str:
     """The tables where Spark can read them: fsspec knows more places."""
-    if "://" not in data:
+    if "://" not in data or data.startswith("hdfs://"):
         return f"{data}/tables"
     files, place = fsspec.url_to_fs(f"{data}/tables")
     files.get(place, "tables", recursive=True)

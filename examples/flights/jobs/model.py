@@ -33,7 +33,7 @@ KINDS = ["carrier", "origin", "dest", "month", "weekday", "hour"]
 
 def find_tables(data: str) -> str:
     """The tables where Spark can read them: fsspec knows more places."""
-    if "://" not in data:
+    if "://" not in data or data.startswith("hdfs://"):
         return f"{data}/tables"
     files, place = fsspec.url_to_fs(f"{data}/tables")
     files.get(place, "tables", recursive=True)
