@@ -49,14 +49,8 @@ def start(place: Place, data_nodes: int = 1, progress: Progress = say) -> None:
         _format(place, settings)
     restart(place, NAME_NODE)
     for number in range(data_nodes):
-        ports = {
-            "dfs.datanode.address": f"{place.hub}:{_DATA_PORT + 10 * number}",
-            "dfs.datanode.ipc.address": f"{place.hub}:{_DATA_IPC_PORT + 10 * number}",
-            "dfs.datanode.http.address": f"{place.hub}:{_DATA_WEB_PORT + 10 * number}",
-            "dfs.datanode.data.dir": f"{place.folder}/hdfs/data-{number}",
-        }
         # Whoever writes by WebHDFS writes as the DataNode that it was sent to is set up.
-        _write_settings(place, data_node(number), ports | replicas)
+        _write_settings(place, data_node(number), _data_settings(place, number) | replicas)
         restart(place, data_node(number))
     components.wait_until(
         f"{data_nodes} DataNodes to join",
@@ -80,6 +74,21 @@ def restart(place: Place, name: str) -> None:
     node = "namenode.NameNode" if name == NAME_NODE else "datanode.DataNode"
     program = f"org.apache.hadoop.hdfs.server.{node}"
     components.start(place, name, _program(place, _HEAP, settings, program))
+
+
+def fill(place: Place, number: int = 0) -> None:
+    """Starts a DataNode anew as one whose disk is full: what is there can be read, no more."""
+    components.stop(place, data_node(number))
+    full = {"dfs.datanode.du.reserved": str(1 << 60)}
+    _write_settings(place, data_node(number), _data_settings(place, number) | full)
+    restart(place, data_node(number))
+    components.wait_until(
+        "the DataNode to say that it is full",
+        lambda: _is_full(place),
+        120,
+        alive=lambda: components.running(place, data_node(number)),
+        log=place.logs / f"{data_node(number)}.log",
+    )
 
 
 def wait(place: Place, data_nodes: int, timeout_seconds: float = 60) -> None:
@@ -108,6 +117,20 @@ def live_data_nodes(place: Place) -> int:
 def in_safe_mode(place: Place) -> bool:
     """Whether the NameNode takes no writes yet, or does not answer."""
     return bool(_told(place, "NameNodeInfo").get("Safemode", "it does not answer"))
+
+
+def _is_full(place: Place) -> bool:
+    told = _told(place, "FSNamesystem")
+    return bool(told.get("NumLiveDataNodes")) and told.get("CapacityRemaining") == 0
+
+
+def _data_settings(place: Place, number: int) -> dict[str, str]:
+    return {
+        "dfs.datanode.address": f"{place.hub}:{_DATA_PORT + 10 * number}",
+        "dfs.datanode.ipc.address": f"{place.hub}:{_DATA_IPC_PORT + 10 * number}",
+        "dfs.datanode.http.address": f"{place.hub}:{_DATA_WEB_PORT + 10 * number}",
+        "dfs.datanode.data.dir": f"{place.folder}/hdfs/data-{number}",
+    }
 
 
 def _told(place: Place, name: str) -> dict[str, Any]:

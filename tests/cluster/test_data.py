@@ -7,6 +7,7 @@ name service, of whose two NameNodes the first is not there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from piecework.ledger.events import Outcome
 from piecework.runners.store import Store
-from testbed import aws, components, hdfs, images
+from testbed import aws, components, faults, hdfs, images
 from testbed.api import Api
 from testbed.place import Place
 from tests.cluster.cluster_pools import AWS_ENVIRONMENT
@@ -149,3 +150,88 @@ def test_spark_reaches_a_name_service_of_hdfs_and_takes_its_code_from_there(
     assert status.result == {"rows": 2}
     assert any("spark-events" in name for name in fs.find(f"/piecework/artifacts/{attempt}"))
     assert "etl" in hdfs.command(here, "-ls", "/copy")
+
+
+ROUNDS = 12
+#: Writes and reads a table again and again, by the engine's own way to HDFS.
+READS_AND_WRITES = {
+    "spark": """
+import time
+from pyspark.sql import SparkSession
+
+spark = SparkSession.builder.getOrCreate()
+
+def turn(number):
+    spark.range(100).coalesce(1).write.mode("overwrite").parquet(f"hdfs://lake/turns/{number}")
+    return spark.read.parquet(f"hdfs://lake/turns/{number}").count()
+""",
+    "dask": """
+import time
+import dask.dataframe as dd
+import pandas as pd
+from dask.distributed import Client
+
+client = Client()
+
+def turn(number):
+    table = dd.from_pandas(pd.DataFrame({"id": range(100)}), npartitions=1)
+    table.to_parquet(f"hdfs://lake/turns/{number}")
+    return len(dd.read_parquet(f"hdfs://lake/turns/{number}"))
+""",
+}
+ALL_TURNS = """
+import json, os, sys
+
+total = 0
+for number in range(int(sys.argv[1])):
+    total += turn(number)
+    print(f"turn {number}", flush=True)
+    time.sleep(1)
+json.dump({"rows": total}, open(os.environ["PIECEWORK_RESULT"], "w"))
+"""
+
+
+@pytest.mark.parametrize("engine", ["spark", "dask"])
+def test_a_job_bears_a_name_node_that_is_started_anew(
+    engine: str, cluster_pool: PoolPlace, here: Place, api: Api, lake: dict[str, Any]
+) -> None:
+    attempt = start_turns(cluster_pool, here, engine, lake, ROUNDS)
+    wait_for_line(cluster_pool, api, attempt, "turn 2")
+    faults.kill(here, hdfs.NAME_NODE)
+    time.sleep(3)
+    faults.restart(here, hdfs.NAME_NODE)
+    status = cluster_pool.ended(attempt, 240)
+    assert status.outcome is Outcome.SUCCESS, (status, cluster_pool.log(attempt))
+    assert status.result == {"rows": 100 * ROUNDS}
+    for number in range(ROUNDS):
+        assert "parquet" in hdfs.command(here, "-ls", f"/turns/{number}")
+
+
+@pytest.mark.parametrize("engine", ["spark", "dask"])
+def test_a_full_data_node_is_an_error_that_says_so(
+    engine: str, cluster_pool: PoolPlace, here: Place, api: Api, lake: dict[str, Any]
+) -> None:
+    attempt = start_turns(cluster_pool, here, engine, lake, 1000)
+    wait_for_line(cluster_pool, api, attempt, "turn 1")
+    hdfs.fill(here)
+    status = cluster_pool.ended(attempt, 240)
+    assert status.outcome is Outcome.ERROR, (status, cluster_pool.log(attempt))
+    assert b"could only be written to 0 of the 1" in cluster_pool.log(attempt)
+
+
+def start_turns(
+    cluster_pool: PoolPlace, here: Place, engine: str, lake: dict[str, Any], rounds: int
+) -> str:
+    cluster_pool.change(access={"hdfs": lake})
+    (cluster_pool.code / "job.py").write_text(READS_AND_WRITES[engine] + ALL_TURNS)
+    image = images.shipped(here, "spark" if engine == "spark" else "python")
+    return cluster_pool.start(**{engine: "job.py"}, args=[str(rounds)], image=image)
+
+
+def wait_for_line(cluster_pool: PoolPlace, api: Api, attempt: str, line: str) -> None:
+    def look() -> bool:
+        log = cluster_pool.log(attempt)
+        assert cluster_pool.runner.status(attempt).state != "ended", log  # type: ignore[union-attr]  # it was started
+        return line.encode() in log
+
+    api.wait(f"{attempt} to say {line!r}", look, 240, 0.5)

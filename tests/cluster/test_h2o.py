@@ -13,7 +13,7 @@ from testbed.api import Api
 from testbed.place import Place
 from tests.cluster.cluster_pools import ClusterPool
 from tests.cluster.conftest import Cluster
-from tests.cluster.spark_jobs import Jobs, jobs_on
+from tests.cluster.spark_jobs import Jobs, jobs_on, processes
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "airports-h2o" / "jobs" / "train.py"
 
@@ -45,4 +45,51 @@ def test_h2o_learns_on_a_machine_that_is_bought_for_it(jobs: Jobs) -> None:
     # June 2013: 28,243 flights left New York, of which 27,075 arrived.
     assert (status.result["learned_from"], status.result["held_out"]) == (21_618, 5_457)
     assert all(0.7 < auc < 0.85 for auc in status.result["auc"].values()), status.result
+    jobs.nothing_left(attempt)
+
+
+#: Learns what is there to see, as often as its argument says, and tells how often it was right.
+LEARNS = """
+import json, os, sys
+
+import h2o
+from pyspark.sql import SparkSession
+from pysparkling import H2OContext
+from pysparkling.ml import H2OGBM
+
+spark = SparkSession.builder.getOrCreate()
+context = H2OContext.getOrCreate()
+rows = spark.range(2000).selectExpr("id % 10 as x", "if(id % 10 > 4, 'late', 'early') as y").cache()
+for number in range(int(sys.argv[1])):
+    model = H2OGBM(labelCol="y", featuresCols=["x"], ntrees=5, seed=1).fit(rows)
+    right = model.transform(rows).where("prediction = y").count()
+    print(f"model {number} is right {right} times", flush=True)
+told = {"right": right, "nodes": h2o.cluster().cloud_size}
+json.dump(told, open(os.environ["PIECEWORK_RESULT"], "w"))
+"""
+
+
+def start_over_machines(jobs: Jobs, models: int) -> str:
+    return jobs.start(
+        LEARNS,
+        h2o={"file": "job.py", "mode": "kubernetes"},
+        args=[str(models)],
+        machine={"cpu": 2, "memory": "8Gi", "count": 2},
+    )
+
+
+def test_h2o_learns_over_two_machines_and_ends_with_an_executor_that_is_lost(jobs: Jobs) -> None:
+    attempt = start_over_machines(jobs, 1)
+    status = jobs.ended(attempt)
+    assert status.outcome is Outcome.SUCCESS, (status, jobs.log(attempt))
+    assert status.result == {"right": 2000, "nodes": 2}
+    jobs.nothing_left(attempt)
+
+    # What H2O knew was in that executor's memory, so there is nothing to go on with.
+    attempt = start_over_machines(jobs, 1000)
+    jobs.wait_for_line(attempt, "model 0 is right 2000 times")
+    victim, *_ = processes("KubernetesExecutorBackend", attempt)
+    victim.kill()
+    status = jobs.ended(attempt)
+    assert status.outcome is Outcome.ERROR, (status, jobs.log(attempt))
     jobs.nothing_left(attempt)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
 from pytest_socket import disable_socket
 
 # A slow machine is no failure; what is slow shows in the bench.
-settings.register_profile("piecework", deadline=None)
+settings.register_profile(
+    "piecework", deadline=None, max_examples=100 if "CI" in os.environ else 30
+)
 settings.load_profile("piecework")
 
 

@@ -51,6 +51,9 @@ def keep_result(store: str, attempt: str, data: bytes) -> str:
             time.sleep(_PAUSE_SECONDS * 2 ** (number - 1))
         try:
             _Place(url).write(data)
+        except (ValueError, ImportError) as error:  # fsspec knows no such store, here or at all
+            last = error
+            break
         except Exception as error:  # each store has errors of its own
             last = error
         else:

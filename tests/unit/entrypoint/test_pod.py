@@ -310,17 +310,16 @@ def test_a_result_that_is_too_long_for_the_message_is_put_into_the_store(
 
 
 def test_a_result_that_cannot_be_put_into_the_store_fails_the_attempt(
-    place: Place, tmp_path: Path
+    place: Place,
 ) -> None:
-    (tmp_path / "store").write_text("no folder")
     program = (
         "import json, os, random\n"
         "rows = [random.random() for n in range(1000)]\n"
         "json.dump(rows, open(os.environ['PIECEWORK_RESULT'], 'w'))\n"
     )
-    ended = place.run(place.order(program, store=str(tmp_path / "store")))
+    ended = place.run(place.order(program, store="nosuch://bucket"))
     assert ended.code == 1
-    assert "it cannot be written to" in ended.message["failed"]
+    assert "it cannot be written to nosuch://bucket/results/" in ended.message["failed"]
 
 
 LEAVES_ARTIFACTS = (

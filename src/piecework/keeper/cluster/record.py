@@ -251,15 +251,14 @@ def _is_number(value: Any) -> TypeGuard[int | float]:
 
 
 def _grown(attempt: AttemptSeen, there: Mapping[str, _OnMachine], now: datetime) -> Iterator[Event]:
-    """Machines that are told one by one: those where only followers are, and those of a gang.
-
-    Which there will be is not known when the first is told, and a gang may be over before its
-    seller has listed all of them.
+    """Machines that are told one by one: those where only followers are, and those that may be
+    listed by their seller only after the attempt is over.
     """
     if attempt.admitted_at is None:
         return
     for machine, pods in there.values():
-        if attempt.count > 1 or all(pod.follower for pod in pods):
+        told_at_once = attempt.is_live and attempt.count == 1
+        if not told_at_once or all(pod.follower for pod in pods):
             number = zlib.crc32(machine.id.encode())
             data = {"machines": [machine.id]}
             at = attempt.admitted_at

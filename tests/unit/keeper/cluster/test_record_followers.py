@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
+import pytest
 from hypothesis import strategies as st
 
 from piecework.keeper.cluster.record import events_of_attempt, events_of_machine, price_steps
@@ -106,13 +108,15 @@ def test_all_machines_of_a_run_are_told_as_given_to_it() -> None:
     assert known.attempts[_RUN].admitted_at == at(-99)
 
 
-def test_a_machine_that_its_seller_lists_after_the_end_of_its_gang_is_the_gangs_too() -> None:
-    known = {"count": 2, "admitted": -99, "bound": -60, "started": -60, "ended": -10}
-    run = attempt(pod("run", 0, node="node-d", **known), pod("run", 1, node="node-e", **known))
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_machine_that_its_seller_lists_after_the_end_of_a_run_is_the_runs_too(count: int) -> None:
+    known = {"count": count, "admitted": -99, "bound": -60, "started": -60, "ended": -10}
+    names = ["d", "e"][-count:]
+    run = attempt(*(pod("run", i, node=f"node-{n}", **known) for i, n in enumerate(names)))
     _, early = _timeline(run, [machine("d")])
-    _, late = _timeline(run, [machine("d"), machine("e")])
+    _, late = _timeline(run, [machine(name) for name in names])
     told = {(event.subject, event.kind, event.sequence): event for event in [*late, *early]}
-    assert read_timeline(told.values()).attempts[_RUN].machines == ("d", "e")
+    assert read_timeline(told.values()).attempts[_RUN].machines == tuple(names)
 
 
 def test_telling_it_again_without_executors_that_are_gone_changes_nothing() -> None:
