@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-import pytest
 from hypothesis import strategies as st
 
 from piecework.keeper.cluster.record import events_of_attempt, events_of_machine, price_steps
