@@ -166,6 +166,7 @@ def explain(reason: Reason, now: datetime) -> str:
     elif reason.state == "running":
         machines = ", ".join(reason.machines)
         head = f"{reason.run} has been running for {since}{number} on {machines}"
+        head += f"; {reason.reason}" if reason.reason else ""
     else:
         head = f"{reason.run} ended {since} ago{number}: {reason.outcome}: {reason.reason}"
     lines = [head.rstrip(".") + ".", *(f"  {line}" for line in reason.earlier)]

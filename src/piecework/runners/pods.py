@@ -266,6 +266,8 @@ def attempt_status(pods: Sequence[Object], now: datetime) -> AttemptStatus:
     reason, since = None, None
     if state == "waiting":
         reason, since = _why_all_wait(ordered, complete=complete)
+    elif state == "running":
+        reason, since = _why_some_wait([pod for pod in pods if is_follower(pod)])
     decisive = _decisive(ordered) if over else first
     ending = ending_of(decisive) if over else None
     success = ending is not None and ending.outcome is Outcome.SUCCESS
@@ -340,6 +342,15 @@ def _why_all_wait(pods: Sequence[Object], *, complete: bool) -> tuple[str, datet
         return "its pods are being made", read_time(pods[0]["metadata"].get("creationTimestamp"))
     order = ("gated", "waiting", "pulling", "running", "ended")
     return waiting_of(min(pods, key=lambda pod: order.index(phase_of(pod))))
+
+
+def _why_some_wait(followers: Sequence[Object]) -> tuple[str | None, datetime | None]:
+    """What pods wait for that an engine has asked for while its run goes on, where any do."""
+    waiting = [pod for pod in followers if phase_of(pod) in ("gated", "waiting", "pulling")]
+    if not waiting:
+        return None, None
+    why, since = waiting_of(min(waiting, key=lambda pod: str(pod["metadata"]["name"])))
+    return f"{len(waiting)} of its {len(followers)} executors wait: {why}", since
 
 
 def _gate_of(pod: Object) -> str:

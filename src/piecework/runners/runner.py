@@ -82,8 +82,8 @@ class AttemptRequest:
 class AttemptStatus:
     """How an attempt is. `state`: "waiting", "running" or "ended".
 
-    `reason` says why it waits, `since` since when, where that is known; `outcome`, `cause` and the
-    times are set as they become known.
+    `reason` says why it waits, or what pods of its engine wait for while it runs, `since` since
+    when, where that is known; `outcome`, `cause` and the times are set as they become known.
     `result` is what the job wrote as its result (JSON), once it succeeded; where it was too long
     for its pod, `kept` says what is in the store. `lost` says why a result cannot be had any more.
     `owner` is who asked for the attempt, `memory` what it may use of each of its machines.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from piecework.cli.why import Reason, explain, reason_of_status, to_json
@@ -38,6 +39,11 @@ def test_a_running_run_says_where_it_is() -> None:
     )
     said = explain(reason_of_status("flights.clean.1a", status), NOW)
     assert said == "flights.clean.1a has been running for 5s on n1, n2."
+    waits = replace(status, reason="1 of its 2 executors wait: no spot capacity")
+    assert explain(reason_of_status("flights.clean.1a", waits), NOW) == (
+        "flights.clean.1a has been running for 5s on n1, n2; "
+        "1 of its 2 executors wait: no spot capacity."
+    )
 
 
 def test_a_run_that_is_over_says_how_it_ended() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from piecework import clock
 from piecework.ledger.events import Outcome
 from piecework.plan import labels
 from piecework.runners.outcome import Ending
@@ -424,3 +425,18 @@ def test_the_main_container_is_the_one_that_the_pod_names() -> None:
 def test_a_request_is_read_back() -> None:
     assert read_request(Pod(pool="spot"))["pool"] == "spot"
     assert json.loads(json.dumps(read_request(Pod()))) == read_request(Pod())
+
+
+def test_while_a_run_goes_on_it_is_told_what_its_executors_wait_for() -> None:
+    def executor(number: int) -> Pod:
+        pod = Pod()
+        pod["metadata"]["name"] += f"-exec-{number}"
+        pod["metadata"]["labels"][labels.ROLE] = labels.FOLLOWER
+        return pod
+
+    told = {"reason": "no spot capacity", "since": clock.to_text(at(7)), "number": 1}
+    waiting = executor(2).annotated(labels.WAITING, **told)
+    status = attempt_status([Pod().running(), executor(1).running(), waiting], at(20))
+    assert (status.state, status.since) == ("running", at(7))
+    assert status.reason == "1 of its 2 executors wait: no spot capacity"
+    assert attempt_status([Pod().running(), executor(1).running()], at(20)).reason is None
