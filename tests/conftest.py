@@ -170,7 +170,7 @@ def _names_home(variable: bytes) -> bool:
 def assert_nothing_left() -> Callable[[Path], None]:
     """Waits until no process of a PIECEWORK_HOME is left, and fails with those that stay."""
 
-    def check(folder: Path, seconds: float = 60.0) -> None:
+    def check(folder: Path, seconds: float = 180.0) -> None:
         left = _wait_until_none(folder, seconds)
         assert not left, f"processes of {folder} are left: {left}"
 

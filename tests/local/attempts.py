@@ -33,7 +33,8 @@ from piecework.spec.job import Job
 from piecework.spec.pool import load_pools
 from piecework.units import Memory
 
-PATIENCE_SECONDS = 120.0
+#: Longer than anything takes on a busy machine with two cores.
+PATIENCE_SECONDS = 240.0
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:

@@ -328,7 +328,7 @@ def test_a_container_gets_its_folders_and_its_result_comes_back(here: Place) -> 
 def _runtime_answers() -> bool:
     for command in (["podman", "info"], ["docker", "version"]):
         try:
-            if subprocess.run(command, capture_output=True, timeout=30).returncode == 0:
+            if subprocess.run(command, capture_output=True, timeout=120).returncode == 0:
                 return True
         except OSError:
             continue

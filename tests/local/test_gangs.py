@@ -21,7 +21,7 @@ from piecework.entrypoint import tree
 from piecework.ledger.events import Outcome
 from piecework.runners.code import bundle, launcher
 from piecework.spec.job import Job
-from tests.local.attempts import place
+from tests.local.attempts import PATIENCE_SECONDS, place
 from tests.local.jobs import run_job
 
 pytestmark = pytest.mark.layer("dask")
@@ -112,13 +112,13 @@ class Pods:
         return (self.path / str(index) / "log").read_text()
 
     def wait_for_log(self, index: int, text: str) -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE_SECONDS
         while text not in self.log(index):
             assert time.monotonic() < until, self.log(index)
             assert self.running[index].poll() is None, self.log(index)
             time.sleep(0.05)
 
-    def end(self, index: int, seconds: float = 90) -> Ended:
+    def end(self, index: int, seconds: float = PATIENCE_SECONDS) -> Ended:
         code = self.running[index].wait(seconds)
         message = json.loads((self.path / str(index) / "message").read_text())
         return Ended(code, self.log(index), message)

@@ -133,7 +133,7 @@ def test_processes_that_open_and_write_at_the_same_time_lose_nothing(
             _go(process)
         new = 0
         for process in processes:
-            said, wrong = process.communicate(timeout=120)
+            said, wrong = process.communicate(timeout=240)
             assert process.returncode == 0, wrong
             new += int(said.split()[-1])
     with open_ledger(url) as ledger:

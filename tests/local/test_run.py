@@ -107,7 +107,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 240.0) -> Any:
     limit = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < limit, "it did not come to pass"
@@ -209,7 +209,7 @@ def test_cancelling_one_job_fails_its_pipeline_run(
     following = start("submit", "endless.yaml", "--wait", "--json")
     (run,) = wait_for(lambda: running(piecework, "endless"))
     assert piecework("cancel", run["run"]).returncode == 0
-    out, err = following.communicate(timeout=120)
+    out, err = following.communicate(timeout=240)
     assert following.returncode == 1, err
     found = json.loads(out)
     assert found["outcome"] == "cancelled"
@@ -222,7 +222,7 @@ def test_ctrl_c_ends_the_jobs_and_leaves_a_platform_that_was_up(
     process = start("run", "long.yaml", "--json")
     (run,) = wait_for(lambda: running(piecework, "long"))
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=180)
+    out, err = process.communicate(timeout=400)
     assert process.returncode == 130, err
     found = json.loads(out)
     assert found["outcome"] == "cancelled"
@@ -289,7 +289,7 @@ def test_ctrl_c_takes_down_what_the_run_brought_up_and_leaves_nothing(
     process = start("run", "long.yaml")
     wait_for(lambda: running(piecework, "long"), 400)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=180)
+    out, err = process.communicate(timeout=400)
     assert process.returncode == 130, err
     assert "cancelled" in out
     assert_nothing_left(home)
@@ -305,6 +305,6 @@ def test_ctrl_c_while_the_platform_comes_up_leaves_nothing(
         if "starting Airflow" in line:
             break
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=180)
+    _, err = process.communicate(timeout=400)
     assert process.returncode == 130, err
     assert_nothing_left(home)
