@@ -236,6 +236,7 @@ FAULTS: dict[str, Callable[[Place, str, str | None], None]] = {
     "mend-network": lambda here, what, _: faults.mend_network(here, what),
     "slow-pulls": lambda here, what, value: faults.slow_pulls(here, what, int(value or 1000)),
     "fast-pulls": lambda here, what, _: faults.fast_pulls(here, what),
+    "full-disk": lambda here, what, _: faults.fill_disk(here, what),
     "kill": lambda here, what, _: faults.kill(here, what),
     "freeze": lambda here, what, _: faults.freeze(here, what),
     "thaw": lambda here, what, _: faults.thaw(here, what),

@@ -183,6 +183,12 @@ def fast_pulls(place: Place, name: str) -> None:
         network.run([*network.in_hub(place), "tc", "qdisc", "delete", "dev", port, "root"])
 
 
+def fill_disk(place: Place, data_node: str) -> None:
+    """The disk of a DataNode is full: what is there can be read, nothing can be added."""
+    _known(place, data_node)
+    hdfs.fill(place, data_node)
+
+
 def kill(place: Place, component: str) -> None:
     """Kills a component: etcd, kube-apiserver, cluster-autoscaler, karpenter, registry, ..."""
     _known(place, component)

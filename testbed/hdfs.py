@@ -76,18 +76,19 @@ def restart(place: Place, name: str) -> None:
     components.start(place, name, _program(place, _HEAP, settings, program))
 
 
-def fill(place: Place, number: int = 0) -> None:
+def fill(place: Place, name: str) -> None:
     """Starts a DataNode anew as one whose disk is full: what is there can be read, no more."""
-    components.stop(place, data_node(number))
+    components.stop(place, name)
     full = {"dfs.datanode.du.reserved": str(1 << 60)}
-    _write_settings(place, data_node(number), _data_settings(place, number) | full)
-    restart(place, data_node(number))
+    number = int(name.rpartition("-")[2])
+    _write_settings(place, name, _data_settings(place, number) | full)
+    restart(place, name)
     components.wait_until(
         "the DataNode to say that it is full",
         lambda: _is_full(place),
         120,
-        alive=lambda: components.running(place, data_node(number)),
-        log=place.logs / f"{data_node(number)}.log",
+        alive=lambda: components.running(place, name),
+        log=place.logs / f"{name}.log",
     )
 
 

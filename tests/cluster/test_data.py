@@ -213,7 +213,7 @@ def test_a_full_data_node_is_an_error_that_says_so(
 ) -> None:
     attempt = start_turns(cluster_pool, here, engine, lake, 1000)
     wait_for_line(cluster_pool, api, attempt, "turn 1")
-    hdfs.fill(here)
+    faults.fill_disk(here, hdfs.data_node(0))
     status = cluster_pool.ended(attempt, 240)
     assert status.outcome is Outcome.ERROR, (status, cluster_pool.log(attempt))
     assert b"could only be written to 0 of the 1" in cluster_pool.log(attempt)
