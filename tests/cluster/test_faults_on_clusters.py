@@ -325,7 +325,10 @@ def _other_processes(count: int, asked: tuple[object, ...]) -> Iterator[None]:
 
 @on("asg")
 def test_what_happens_while_no_keeper_is_there_is_in_the_ledger_afterwards(arena: Arena) -> None:
-    ends, dies, is_deleted = (arena.submit(seconds) for seconds in (15, 40, 40))
+    ends, dies, is_deleted = (
+        arena.submit(seconds, machine=machine)
+        for seconds, machine in zip((15, 40, 40), FRESH, strict=False)
+    )
     machines = {attempt: arena.running(attempt) for attempt in (ends, dies, is_deleted)}
     assert len(set(machines.values())) == 3
     kill(arena.keeper)

@@ -84,7 +84,11 @@ def container_statuses(pod: Object, *, init: bool = False) -> Iterable[Mapping[s
 
 def terminated_of(pod: Object) -> Mapping[str, Any] | None:
     """How the main container ended; None while it has not."""
-    found: Mapping[str, Any] | None = main_status(pod).get("state", {}).get("terminated")
+    status = main_status(pod)
+    found: Mapping[str, Any] | None = status.get("state", {}).get("terminated")
+    if found is None and pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+        # A kubelet that lost the program of a pod may call the container waiting for a moment.
+        found = status.get("lastState", {}).get("terminated")
     return found
 
 

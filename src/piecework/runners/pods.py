@@ -53,6 +53,7 @@ _EVICTIONS = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "
 #: What a kubelet gives as the reason where it knows a container no more: its machine was started
 #: anew, or lost it. Exit code and times are made up.
 _FORGOTTEN = "ContainerStatusUnknown"
+_LOST = Ending(Outcome.INTERRUPTED, "its machine lost its program: nobody saw that end")
 #: The states of a container that is being made, in which nothing is wrong.
 _IN_THE_MAKING = ("ContainerCreating", "PodInitializing", "")
 #: Exit codes above it tell of the signal that ended the program.
@@ -414,6 +415,8 @@ def _interruption(pod: Object, code: int | None) -> Ending:
     if pod["metadata"].get("deletionTimestamp"):
         when = "" if started_at(pod) else " before its program had started"
         return Ending(Outcome.INTERRUPTED, f"its pod was deleted by somebody{when}", code)
+    if is_forgotten(pod):
+        return _LOST
     why = said_by(status) or "nobody saw its program end"
     if started_at(pod) is None:
         return Ending(Outcome.NEVER_STARTED, f"its machine refused the pod: {why}", code)
@@ -435,7 +438,7 @@ def _failure(pod: Object, ended: Mapping[str, Any], code: int | None) -> Ending:
     if message.get("failed"):
         return Ending(Outcome.ERROR, str(message["failed"]))
     if reason == _FORGOTTEN:
-        return Ending(Outcome.INTERRUPTED, "its machine lost its program: nobody saw that end")
+        return _LOST
     if reason == "OOMKilled" or message.get("out_of_memory"):
         memory = read_whole(read_request(pod).get("memory_bytes"))
         limit = "" if memory is None else f" of {Memory(memory).rounded()}"

@@ -397,9 +397,15 @@ def test_a_gang_with_a_head_ends_as_its_head_did_when_all_have() -> None:
     assert attempt_status(broken, at(100)).exit_code == 3
 
 
-def test_a_program_that_its_machine_has_forgotten_was_interrupted_and_did_not_fail() -> None:
+@pytest.mark.parametrize("state", ["terminated", "waiting, terminated before"])
+def test_a_program_that_its_machine_has_forgotten_was_interrupted_and_did_not_fail(
+    state: str,
+) -> None:
     told = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None}
     pod = Pod().bound().container(terminated={**told, "finishedAt": None}).status(phase="Failed")
+    if state != "terminated":
+        pod.container(waiting={"reason": "ContainerCreating"})
+        pod["status"]["containerStatuses"][0]["lastState"] = {"terminated": told}
     ending = ending_of(pod)
     assert ending is not None
     assert (ending.outcome, ending.exit_code) == (INTERRUPTED, None)
