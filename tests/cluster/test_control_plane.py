@@ -77,7 +77,8 @@ def test_a_user_may_do_what_was_granted_and_nothing_else(
             "subjects": [user],
         }
         api.apply(role, binding)
-        assert reader.list("Pod", namespace) == []
+        # The API server takes a moment to learn of it.
+        api.wait("the right to list", lambda: reader.list("Pod", namespace) == [])
         with pytest.raises(ApiException, match="Forbidden"):
             reader.list("Secret", namespace)
 
