@@ -7,6 +7,7 @@ who submits runs. Nobody of piecework acts as the cluster's administrator.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,10 @@ class ClusterPool:
 def settings_from(tables: str, home: Path) -> Settings:
     """The settings that a piecework.toml says, which is written into `home`."""
     home.mkdir(parents=True, exist_ok=True)
-    (home / "piecework.toml").write_text(tables)
+    # Renamed when it is complete: a keeper may be reading it at this moment.
+    with tempfile.NamedTemporaryFile("w", dir=home, delete=False) as file:
+        file.write(tables)
+    Path(file.name).rename(home / "piecework.toml")
     return config.load({"PIECEWORK_HOME": str(home)}, home)
 
 
