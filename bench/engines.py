@@ -40,7 +40,7 @@ from testbed.size import size_of
 from tests.cluster import cluster_pools
 from tests.cluster.ground import Ground
 
-_NAME = "bench-engines"
+_NAME, _POOL = "bench-engines", "engines"
 _TYPE = "m6a.large"
 _TIMES, _QUICK_TIMES = 50, 4
 _PATIENCE_SECONDS = 1800.0
@@ -150,7 +150,7 @@ class _Bench:
             (self.code / program.name).write_text(program.read_text())
         more = f"max_machines = 2\nspark_operator = true\nimage = '{images.shipped(here, 'spark')}'"
         self.made = cluster_pools.make_karpenter_pool(
-            here, api, _NAME, folder / "pool", [_TYPE], more
+            here, api, _POOL, folder / "pool", [_TYPE], more
         )
         top = f'store = "{hdfs.url(here)}/store"'
         self.ground = Ground(here, api, folder / "keeper", "", self.made, top)

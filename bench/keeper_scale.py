@@ -44,7 +44,7 @@ from tests.cluster import cluster_pools
 from tests.cluster.cluster_pools import ClusterPool
 
 _NAME = "bench-keeper"
-_POOL = "thousand"
+_POOL = "scale"
 _WRITERS = 8
 _LONGEST_SECONDS = 1200
 _MEBIBYTE = 2**20

@@ -98,13 +98,13 @@ class Peer:
 
 
 _PLAIN = (
-    Peer("plain-karpenter", "KubernetesPodOperator, Karpenter's defaults", _KARPENTER),
-    Peer("plain-fast", "KubernetesPodOperator, autoscaler with fast flags", _GROUP, aws.FAST_FLAGS),
-    Peer("plain-defaults", "KubernetesPodOperator, autoscaler's defaults", _GROUP),
+    Peer("kpo-k", "KubernetesPodOperator, Karpenter's defaults", _KARPENTER),
+    Peer("kpo-fast", "KubernetesPodOperator, autoscaler with fast flags", _GROUP, aws.FAST_FLAGS),
+    Peer("kpo-slow", "KubernetesPodOperator, autoscaler's defaults", _GROUP),
 )
 _OURS = (
-    Peer("ours-karpenter", "piecework, Karpenter", _KARPENTER),
-    Peer("ours-group", "piecework, Auto Scaling group", _GROUP),
+    Peer("pw-k", "piecework, Karpenter", _KARPENTER),
+    Peer("pw-group", "piecework, Auto Scaling group", _GROUP),
 )
 #: What the issue asks for: give-back at 95% in seconds; paid seconds, boot apart, in least ones.
 _MOST_GIVE_BACK = {_KARPENTER: 8.0, _GROUP: 15.0}
@@ -142,7 +142,7 @@ def run(quick: bool) -> Result:
 def _run_all(
     here: Place, api: Api, folder: Path, kinds: set[str], quick: bool
 ) -> dict[Peer, PeerRun]:
-    plain = [p for p in _PLAIN if p.kind in kinds and not (quick and p.id == "plain-defaults")]
+    plain = [p for p in _PLAIN if p.kind in kinds and not (quick and p.id == "kpo-slow")]
     ours = [_make_pool(here, api, peer, folder / peer.id) for peer in _OURS if peer.kind in kinds]
     for peer in plain:
         _make_plain(here, api, peer)
@@ -165,7 +165,7 @@ def _run_all(
         for peer in peers:
             _set_autoscaler(here, peer)
             jobs = read_jobs(quick)
-            if peer.id == "plain-defaults":
+            if peer.id == "kpo-slow":
                 jobs = jobs[:_JOBS_WITH_DEFAULTS]
             programs.say(f"{peer.label}: {len(jobs)} jobs")
             runs[peer] = _run_list(here, platform, pods, peer, jobs)
@@ -270,9 +270,7 @@ def _sum_up(peer: Peer, run: PeerRun) -> list[str]:
 
 def _compare(runs: dict[Peer, PeerRun]) -> list[Figure]:
     figures = [figure for peer, run in runs.items() for figure in _figures(peer, run)]
-    beside = {
-        peer.kind: run for peer, run in runs.items() if peer.id in ("plain-karpenter", "plain-fast")
-    }
+    beside = {peer.kind: run for peer, run in runs.items() if peer.id in ("kpo-k", "kpo-fast")}
     for peer, run in runs.items():
         if peer.is_ours and peer.kind in beside:
             added = run.added_seconds(beside[peer.kind])

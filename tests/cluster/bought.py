@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -220,14 +219,14 @@ def _make_pools(one: Cluster, root: Path, more: str, *, groups: bool) -> Iterato
     here = one.place
     assert here is not None
     # A namespace of the platform before may still be going away: none has the name of another.
-    own = f"{os.getpid()}-{next(_numbers)}"
+    own = next(_numbers)
     for kind, limit in (("wide", 3), ("narrow", 1)):
-        name = f"{kind}-{own}"
+        name = f"{kind}{own}"
         lines = f"{more}\nmax_machines = {limit}"
         pool = make_karpenter_pool(here, one.api, name, root / name, ["m6a.large"], lines)
         yield _for_both(one, pool)
     if groups:
-        name = f"groups-{own}"
+        name = f"groups{own}"
         with suppress(MissingProgramError):  # no registry has the cluster-autoscaler
             yield _for_both(
                 one, make_asg_pool(here, one.api, name, root / name, ["m6a.large"], more)

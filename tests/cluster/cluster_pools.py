@@ -29,6 +29,10 @@ AWS_ENVIRONMENT = {
     "AWS_SECRET_ACCESS_KEY": "testbed",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+#: KWOK's provider puts a NodePool's name and up to 56 letters more into a node's name. One of more
+#: than 63 is no label, so no kubelet can say that the node is its own: pods run there, but nothing
+#: that waits for what a kubelet tells of its machine ever happens.
+LONGEST_NAME = 7
 #: Flags that the testbed sets in its own way.
 _OWN_FLAGS = ("--cloud-provider", "--node-group-auto-discovery")
 
@@ -64,7 +68,12 @@ def pool_from(tables: str, name: str, home: Path) -> Pool:
 def make_karpenter_pool(
     here: Place, api: Api, name: str, folder: Path, types: Sequence[str], more: str = ""
 ) -> ClusterPool:
-    """A NodePool of these instance types; `more` are further lines of the pool's table."""
+    """A NodePool of these instance types; `more` are further lines of the pool's table.
+
+    Raises ValueError where its name is too long: see LONGEST_NAME.
+    """
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"{name!r}: a NodePool's name has at most {LONGEST_NAME} letters here")
     karpenter.start(here)
     node_class = f'{{group = "{karpenter.GROUP}", kind = "KWOKNodeClass", name = "default"}}'
     lines = f"""provider = "karpenter"

@@ -187,7 +187,7 @@ def asg_pool(here: Place, api: Api) -> Iterator[Callable[..., Pool]]:
     aws.start(here)
 
     def make(instance_type: str = "m6a.xlarge", **more: object) -> Pool:
-        name = f"group-{os.getpid()}-{next(_numbers)}"
+        name = f"g{next(_numbers)}"
         made.append(name)
         labels, taints = {"test/pool": name}, {"test/pool": f"{name}:NoSchedule"}
         group = aws.Group(name, instance_type, labels=labels, taints=taints, **more)  # type: ignore[arg-type]  # handed on
@@ -214,7 +214,7 @@ def karpenter_pool(here: Place, api: Api) -> Iterator[Callable[..., Pool]]:
     karpenter.start(here)
 
     def make(**more: object) -> Pool:
-        name = f"pool-{os.getpid()}-{next(_numbers)}"
+        name = f"p{next(_numbers)}"
         made.append(name)
         api.apply(
             karpenter.node_pool(
@@ -255,7 +255,7 @@ def karpenter_cluster_pool(
     made = []
 
     def make(types: tuple[str, ...] = ("m6a.large", "m6a.xlarge"), more: str = "") -> ClusterPool:
-        name = f"bought-{os.getpid()}-{next(_numbers)}"
+        name = f"b{next(_numbers)}"
         pool = cluster_pools.make_karpenter_pool(here, api, name, tmp_path / name, types, more)
         made.append(pool)
         api.wait("its account", lambda: api.get("ServiceAccount", "default", name))
@@ -283,7 +283,7 @@ def asg_cluster_pool(
     def make(
         types: tuple[str, ...] = ("m6a.large",), more: str = "", **options: object
     ) -> ClusterPool:
-        name = f"scaled-{os.getpid()}-{next(_numbers)}"
+        name = f"s{next(_numbers)}"
         pool = cluster_pools.make_asg_pool(
             here, api, name, tmp_path / name, types, more, **options  # type: ignore[arg-type]  # handed on
         )  # fmt: skip

@@ -296,8 +296,7 @@ def arena(
 
     What is there at the end is removed, whether it should be there or not.
     """
-    # KWOK's nodes have the pool's name in theirs, and no name of a node is longer than 63.
-    name = f"{kind[0]}-{os.getpid()}-{next(_numbers)}"
+    name = f"{kind[0]}{next(_numbers)}"
     others = frozenset(record.read(here))
     make = cluster_pools.make_karpenter_pool if kind == "karpenter" else cluster_pools.make_asg_pool
     made = make(here, api, name, home / name, TYPES, more)

@@ -152,7 +152,7 @@ def test_spark_reaches_a_name_service_of_hdfs_and_takes_its_code_from_there(
     assert "etl" in hdfs.command(here, "-ls", "/copy")
 
 
-ROUNDS = 12
+ROUNDS = 8
 #: Writes and reads a table again and again, by the engine's own way to HDFS.
 READS_AND_WRITES = {
     "spark": """
@@ -162,8 +162,8 @@ from pyspark.sql import SparkSession
 spark = SparkSession.builder.getOrCreate()
 
 def turn(number):
-    spark.range(100).coalesce(1).write.mode("overwrite").parquet(f"hdfs://lake/turns/{number}")
-    return spark.read.parquet(f"hdfs://lake/turns/{number}").count()
+    spark.range(100).coalesce(1).write.mode("overwrite").parquet(f"hdfs://lake/ENGINE/{number}")
+    return spark.read.parquet(f"hdfs://lake/ENGINE/{number}").count()
 """,
     "dask": """
 import time
@@ -175,8 +175,8 @@ client = Client()
 
 def turn(number):
     table = dd.from_pandas(pd.DataFrame({"id": range(100)}), npartitions=1)
-    table.to_parquet(f"hdfs://lake/turns/{number}")
-    return len(dd.read_parquet(f"hdfs://lake/turns/{number}"))
+    table.to_parquet(f"hdfs://lake/ENGINE/{number}")
+    return len(dd.read_parquet(f"hdfs://lake/ENGINE/{number}"))
 """,
 }
 ALL_TURNS = """
@@ -204,7 +204,7 @@ def test_a_job_bears_a_name_node_that_is_started_anew(
     assert status.outcome is Outcome.SUCCESS, (status, cluster_pool.log(attempt))
     assert status.result == {"rows": 100 * ROUNDS}
     for number in range(ROUNDS):
-        assert "parquet" in hdfs.command(here, "-ls", f"/turns/{number}")
+        assert "parquet" in hdfs.command(here, "-ls", f"/{engine}/{number}")
 
 
 @pytest.mark.parametrize("engine", ["spark", "dask"])
@@ -216,14 +216,17 @@ def test_a_full_data_node_is_an_error_that_says_so(
     faults.fill_disk(here, hdfs.data_node(0))
     status = cluster_pool.ended(attempt, 240)
     assert status.outcome is Outcome.ERROR, (status, cluster_pool.log(attempt))
-    assert b"could only be written to 0 of the 1" in cluster_pool.log(attempt)
+    log = cluster_pool.log(attempt).decode()
+    assert "could only be written to 0 of the 1" in log, log
 
 
 def start_turns(
     cluster_pool: PoolPlace, here: Place, engine: str, lake: dict[str, Any], rounds: int
 ) -> str:
     cluster_pool.change(access={"hdfs": lake})
-    (cluster_pool.code / "job.py").write_text(READS_AND_WRITES[engine] + ALL_TURNS)
+    (cluster_pool.code / "job.py").write_text(
+        READS_AND_WRITES[engine].replace("ENGINE", engine) + ALL_TURNS
+    )
     image = images.shipped(here, "spark" if engine == "spark" else "python")
     return cluster_pool.start(**{engine: "job.py"}, args=[str(rounds)], image=image)
 
