@@ -40,12 +40,28 @@ def jobs(
     karpenter_cluster_pool: Callable[..., ClusterPool],
     tmp_path: Path,
 ) -> Iterator[Jobs]:
-    image = images.shipped(here, "spark")
-    # JVMs on this host's two cores may keep a kubelet from answering for a while.
-    more = f'image = "{image}"\nmax_machines = 4\nlost_after = "10m"'
-    made = karpenter_cluster_pool(types=("m6a.large",), more=more)
+    made = karpenter_cluster_pool(types=("m6a.large",), more=settings_of_pool(here))
     with jobs_on(made, here, api, one.shell, tmp_path) as found:
         yield found
+
+
+@pytest.fixture
+def jobs_on_groups(
+    one: Cluster,
+    here: Place,
+    api: Api,
+    asg_cluster_pool: Callable[..., ClusterPool],
+    tmp_path: Path,
+) -> Iterator[Jobs]:
+    made = asg_cluster_pool(types=("m6a.large",), more=settings_of_pool(here))
+    with jobs_on(made, here, api, one.shell, tmp_path) as found:
+        yield found
+
+
+def settings_of_pool(here: Place) -> str:
+    image = images.shipped(here, "spark")
+    # JVMs on this host's two cores may keep a kubelet from answering for a while.
+    return f'image = "{image}"\nmax_machines = 4\nlost_after = "10m"'
 
 
 def on_machines(seconds: float, mode: str = "kubernetes", machines: int = 2) -> dict[str, Any]:
@@ -110,7 +126,10 @@ def test_no_executor_outlives_a_driver_whose_container_is_killed(jobs: Jobs) -> 
     jobs.nothing_left(attempt)
 
 
-def test_a_standalone_cluster_over_machines_lives_and_ends_with_the_run(jobs: Jobs) -> None:
+def test_a_standalone_cluster_over_machines_lives_and_ends_with_the_run(
+    jobs_on_groups: Jobs,
+) -> None:
+    jobs = jobs_on_groups
     attempt = jobs.start(**on_machines(2, "standalone"))
     jobs.wait_for_line(attempt, "all executors are there")
     nodes = {pod["spec"]["nodeName"] for pod in jobs.pods(attempt)}
