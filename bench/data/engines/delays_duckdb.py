@@ -1,6 +1,7 @@
 """The questions of examples/flights' `delays`, asked of DuckDB: one process, one machine."""
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -39,7 +40,7 @@ def main() -> None:
     data = os.environ["PIECEWORK_DATA"]
     files, tables = fsspec.url_to_fs(f"{data}/tables")
     base = duckdb.connect()
-    base.execute(f"SET threads = {os.environ['PIECEWORK_CPUS'].partition('.')[0]}")
+    base.execute(f"SET threads = {math.ceil(float(os.environ['PIECEWORK_CPUS']))}")
     base.execute("SET memory_limit = '4GB'")
     # One copy on the machine's disk, then DuckDB reads only the columns that it needs.
     files.get(tables, "tables", recursive=True)
