@@ -190,7 +190,7 @@ def read_claim(claim: Mapping[str, Any], pool: Pool) -> MachineSeen:
         instance_type=named.get("node.kubernetes.io/instance-type"),
         zone=named.get("topology.kubernetes.io/zone"),
         spot=is_spot(named),
-        run=named.get(labels.RUN) or _required_run(claim),
+        run=run_of_claim(claim),
         attempt=noted.get(labels.ATTEMPT),
         requested_at=time_of(metadata["creationTimestamp"]),
         launched_at=launched_at,
@@ -234,7 +234,11 @@ def _since(conditions: Mapping[str, Any], name: str) -> datetime | None:
     return time_of(condition.get("lastTransitionTime"))
 
 
-def _required_run(claim: Mapping[str, Any]) -> str | None:
+def run_of_claim(claim: Mapping[str, Any]) -> str | None:
+    """The label of the run that a NodeClaim was made for."""
+    named: str | None = claim["metadata"].get("labels", {}).get(labels.RUN)
+    if named:
+        return named
     for required in claim.get("spec", {}).get("requirements", ()):
         if required.get("key") == labels.RUN and len(required.get("values", ())) == 1:
             return str(required["values"][0])

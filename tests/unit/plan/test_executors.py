@@ -15,7 +15,7 @@ from piecework.plan.executors import divide, has_executors, own_pods
 from piecework.plan.plan import Plan
 from piecework.units import GIBI, MEBI, Memory
 from tests.unit.engines.plans import make_plan
-from tests.unit.plan.test_manifest import KARPENTER, plan_of
+from tests.unit.plan.manifests import KARPENTER, plan_of
 
 
 def plan_for(

@@ -11,7 +11,7 @@ from piecework.plan import labels
 from piecework.plan.followers import followers_of
 from piecework.plan.manifest import Launcher, Object, PodRequest, pods_of
 from piecework.spec.pool import Pool
-from tests.unit.plan.test_manifest import GROUPS, KARPENTER, QUEUED, plan_of, request_for
+from tests.unit.plan.manifests import GROUPS, KARPENTER, QUEUED, plan_of, request_for
 
 ORDER = {
     "launch": {"starter": "spark", "program": {"file": "a.py"}, "args": ["$x"], "env": {"A": "$1"}},

@@ -14,8 +14,8 @@ from piecework.plan.manifest import Object, pods_of
 from piecework.plan.spark_application import DRIVER, application_of
 from piecework.spec.pool import Pool
 from piecework.units import MEBI, Memory
+from tests.unit.plan.manifests import GROUPS, KARPENTER, QUEUED, plan_of, request_for
 from tests.unit.plan.test_followers import LAUNCHER
-from tests.unit.plan.test_manifest import GROUPS, KARPENTER, QUEUED, plan_of, request_for
 
 SPARK = {"spark": {"file": "jobs/a.py", "mode": "operator"}}
 
