@@ -133,7 +133,7 @@ def dask_pool(
     tmp_path: Path,
 ) -> Iterator[DaskPool]:
     image = images.shipped(here, "dask")
-    made = karpenter_cluster_pool(("m6a.large",), f'image = "{image}"')
+    made = karpenter_cluster_pool(("m6a.large",), f'image = "{image}"\nlost_after = "45s"')
     home, code = tmp_path / "keeper", tmp_path / "code"
     home.mkdir()
     code.mkdir()
