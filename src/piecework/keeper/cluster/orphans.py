@@ -14,10 +14,11 @@ from datetime import timedelta
 from piecework import clock
 from piecework.keeper.cluster.actions import Action, EndAttempt, GiveBack, Release
 from piecework.keeper.cluster.lost import is_out_of_reach, why_lost
-from piecework.keeper.cluster.parts import end_parts
+from piecework.keeper.cluster.parts import PARTING, end_parts
 from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen, Snapshot
 from piecework.ledger.events import Outcome
 from piecework.machines.provider import NEVER_JOINED, MachineSeen
+from piecework.runners.pods import ending_of
 from piecework.spec.pool import Pool
 from piecework.units import format_duration
 
@@ -89,6 +90,7 @@ def _reasons(snapshot: Snapshot, attempt: AttemptSeen, pool: Pool) -> Iterator[t
         yield Outcome.CANCELLED, driver
     if attempt.count > 1:
         yield from _broken_gang(attempt)
+    yield from _broken_engine(snapshot, attempt, pool)
     request, now = attempt.request, snapshot.now
     if request is not None and request.deadline_seconds and request.on_deadline == "cancel":
         deadline = attempt.queued_at + timedelta(seconds=request.deadline_seconds)
@@ -135,6 +137,29 @@ def _broken_gang(attempt: AttemptSeen) -> Iterator[tuple[Outcome, str]]:
         phase = pod.raw.get("status", {}).get("phase")
         if not pod.is_live and phase != "Succeeded":
             yield Outcome.INTERRUPTED, f"pod {pod.key[1]} of its gang has ended"
+
+
+def _broken_engine(
+    snapshot: Snapshot, attempt: AttemptSeen, pool: Pool
+) -> Iterator[tuple[Outcome, str]]:
+    """H2O's data is in its executors' memory: without one of them it waits for ever.
+
+    Where the program is over its executors go by themselves, and it follows them soon.
+    """
+    if attempt.request is None or attempt.request.raw.get("engine") != "h2o":
+        return
+    for pod in attempt.followers:
+        if pod.started_at is None or pod.deleting_at is not None:
+            continue
+        lost = why_lost(snapshot, pod, pool)
+        if lost is not None:
+            yield Outcome.INTERRUPTED, f"H2O cannot go on without executor {pod.key[1]}: {lost}"
+        elif pod.over is not None and snapshot.now - pod.over > PARTING:
+            ending = ending_of(pod.raw)
+            failed = ending is not None and ending.outcome is not Outcome.SUCCESS
+            outcome = ending.outcome if ending is not None and failed else Outcome.ERROR
+            why = "it has ended" if ending is None else ending.cause
+            yield outcome, f"H2O cannot go on without executor {pod.key[1]}: {why}"
 
 
 def _lost_driver(snapshot: Snapshot, attempt: AttemptSeen) -> str | None:

@@ -218,3 +218,28 @@ def test_the_end_of_a_run_is_recorded_though_followers_still_end() -> None:
     run = attempt(_driver(ended=-1), _executor(1, deleting=20))
     actions = decide(world([run], _MACHINES), frozenset({"run.abc.1"}))
     assert [a.pod.key[1] for a in actions if isinstance(a, MarkRecorded)] == ["run-0"]
+
+
+def _h2o(*executors: PodSeen) -> AttemptSeen:
+    return attempt(_driver(engine="h2o"), *executors)
+
+
+def test_h2o_ends_as_the_first_executor_that_it_loses_did() -> None:
+    late = -PARTING.total_seconds() - 1
+    for exit_code, outcome in ((137, Outcome.ERROR), (0, Outcome.ERROR)):
+        broken = _executor(1, ended=late, exit_code=exit_code, engine="h2o")
+        (end,) = _ends(world([_h2o(broken, _executor(2, "f", engine="h2o"))], _MACHINES))
+        assert (end.outcome, end.only) == (outcome, ())
+        assert end.cause.startswith("H2O cannot go on without executor run-exec-1: exit code")
+    # Spark copes, and a program that is over may end a moment after its executors.
+    assert not _ends(world([attempt(_driver(), _executor(1, ended=late, exit_code=1))], _MACHINES))
+    just = _executor(1, ended=-1, exit_code=1, engine="h2o")
+    assert not _ends(world([_h2o(just)], _MACHINES))
+
+
+def test_h2o_is_interrupted_by_the_loss_of_an_executors_machine() -> None:
+    lost = machine("e", gone_at=at(-1))
+    run = _h2o(_executor(1, engine="h2o"))
+    found = _ends(world([run], [machine("d"), lost], nodes=[node(machine("d"))]))
+    whole = [end for end in found if not end.only]
+    assert [end.outcome for end in whole] == [Outcome.INTERRUPTED]
