@@ -144,22 +144,22 @@ def _broken_engine(
 ) -> Iterator[tuple[Outcome, str]]:
     """H2O's data is in its executors' memory: without one of them it waits for ever.
 
-    Where the program is over its executors go by themselves, and it follows them soon.
+    One that was told to go, by Spark or by a deletion, is not lost; Spark also deletes what failed.
     """
     if attempt.request is None or attempt.request.raw.get("engine") != "h2o":
         return
     for pod in attempt.followers:
-        if pod.started_at is None or pod.deleting_at is not None:
+        end = pod.over or snapshot.now
+        if pod.started_at is None or (pod.deleted_at is not None and pod.deleted_at <= end):
             continue
         lost = why_lost(snapshot, pod, pool)
         if lost is not None:
             yield Outcome.INTERRUPTED, f"H2O cannot go on without executor {pod.key[1]}: {lost}"
         elif pod.over is not None and snapshot.now - pod.over > PARTING:
             ending = ending_of(pod.raw)
-            failed = ending is not None and ending.outcome is not Outcome.SUCCESS
-            outcome = ending.outcome if ending is not None and failed else Outcome.ERROR
-            why = "it has ended" if ending is None else ending.cause
-            yield outcome, f"H2O cannot go on without executor {pod.key[1]}: {why}"
+            if ending is not None and ending.outcome is not Outcome.SUCCESS:
+                cause = f"H2O cannot go on without executor {pod.key[1]}: {ending.cause}"
+                yield ending.outcome, cause
 
 
 def _lost_driver(snapshot: Snapshot, attempt: AttemptSeen) -> str | None:
