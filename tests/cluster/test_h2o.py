@@ -91,5 +91,7 @@ def test_h2o_learns_over_two_machines_and_ends_with_an_executor_that_is_lost(job
     victim, *_ = processes("KubernetesExecutorBackend", attempt)
     victim.kill()
     status = jobs.ended(attempt)
-    assert status.outcome is Outcome.ERROR, (status, jobs.log(attempt))
+    # Spark deletes a pod that has failed, and whole seconds may not tell which was first.
+    assert status.outcome in (Outcome.ERROR, Outcome.INTERRUPTED), (status, jobs.log(attempt))
+    assert str(status.cause).startswith("H2O cannot go on without executor"), status
     jobs.nothing_left(attempt)

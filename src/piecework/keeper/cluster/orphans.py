@@ -24,6 +24,8 @@ from piecework.units import format_duration
 
 #: A kubelet ends a pod at its time limit by itself; this much later it has failed to.
 OVERTIME = timedelta(seconds=60)
+#: Exit codes of an executor that Spark, or a SIGTERM, has told to go.
+_TOLD_TO_GO = (0, 143)
 #: How long GPUs may take to appear on a machine that is ready.
 GPUS_APPEAR = timedelta(minutes=5)
 
@@ -150,14 +152,14 @@ def _broken_engine(
         return
     for pod in attempt.followers:
         end = pod.over or snapshot.now
-        if pod.started_at is None or (pod.deleted_at is not None and pod.deleted_at <= end):
+        if pod.started_at is None or (pod.deleted_at is not None and pod.deleted_at < end):
             continue
         lost = why_lost(snapshot, pod, pool)
         if lost is not None:
             yield Outcome.INTERRUPTED, f"H2O cannot go on without executor {pod.key[1]}: {lost}"
         elif pod.over is not None and snapshot.now - pod.over > PARTING:
             ending = ending_of(pod.raw)
-            if ending is not None and ending.outcome is not Outcome.SUCCESS:
+            if ending is not None and ending.exit_code not in _TOLD_TO_GO:
                 cause = f"H2O cannot go on without executor {pod.key[1]}: {ending.cause}"
                 yield ending.outcome, cause
 
