@@ -48,9 +48,9 @@ def test_h2o_learns_on_a_machine_that_is_bought_for_it(jobs: Jobs) -> None:
     jobs.nothing_left(attempt)
 
 
-#: Learns what is there to see, as often as its argument says, and tells how often it was right.
+#: Learns what is there to see, again and again, and tells how often it was right.
 LEARNS = """
-import json, os, sys
+import itertools
 
 import h2o
 from pyspark.sql import SparkSession
@@ -60,38 +60,26 @@ from pysparkling.ml import H2OGBM
 spark = SparkSession.builder.getOrCreate()
 context = H2OContext.getOrCreate()
 rows = spark.range(2000).selectExpr("id % 10 as x", "if(id % 10 > 4, 'late', 'early') as y").cache()
-for number in range(int(sys.argv[1])):
+for number in itertools.count():
     model = H2OGBM(labelCol="y", featuresCols=["x"], ntrees=5, seed=1).fit(rows)
     right = model.transform(rows).where("prediction = y").count()
-    print(f"model {number} is right {right} times", flush=True)
-told = {"right": right, "nodes": h2o.cluster().cloud_size}
-json.dump(told, open(os.environ["PIECEWORK_RESULT"], "w"))
+    nodes = h2o.cluster().cloud_size
+    print(f"model {number} of {nodes} nodes is right {right} times", flush=True)
 """
 
 
-def start_over_machines(jobs: Jobs, models: int) -> str:
-    return jobs.start(
+def test_h2o_learns_over_two_machines_and_ends_with_an_executor_that_is_lost(jobs: Jobs) -> None:
+    attempt = jobs.start(
         LEARNS,
         h2o={"file": "job.py", "mode": "kubernetes"},
-        args=[str(models)],
         machine={"cpu": 2, "memory": "8Gi", "count": 2},
     )
-
-
-def test_h2o_learns_over_two_machines_and_ends_with_an_executor_that_is_lost(jobs: Jobs) -> None:
-    attempt = start_over_machines(jobs, 1)
-    status = jobs.ended(attempt)
-    assert status.outcome is Outcome.SUCCESS, (status, jobs.log(attempt))
-    assert status.result == {"right": 2000, "nodes": 2}
-    jobs.nothing_left(attempt)
-
-    # What H2O knew was in that executor's memory, so there is nothing to go on with.
-    attempt = start_over_machines(jobs, 1000)
-    jobs.wait_for_line(attempt, "model 0 is right 2000 times")
+    jobs.wait_for_line(attempt, "model 0 of 2 nodes is right 2000 times")
+    # What H2O knows is in that executor's memory, so there is nothing to go on with.
     victim, *_ = processes("KubernetesExecutorBackend", attempt)
     victim.kill()
     status = jobs.ended(attempt)
-    # Spark deletes a pod that has failed, and whole seconds may not tell which was first.
+    # Either H2O says so to the program, which fails, or waits for ever, and the keeper ends it: as
+    # interrupted where Spark deleted the executor's pod within the second of its end.
     assert status.outcome in (Outcome.ERROR, Outcome.INTERRUPTED), (status, jobs.log(attempt))
-    assert str(status.cause).startswith("H2O cannot go on without executor"), status
     jobs.nothing_left(attempt)
