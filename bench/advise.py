@@ -12,12 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.running import run_to_success
 from bench.timing import Figure, Result, Spread
 from piecework import config
 from piecework.cli.planning import this_host
 from piecework.config import Settings
 from piecework.keeper import tend
-from piecework.ledger.events import Outcome
 from piecework.ledger.store import open_ledger
 from piecework.plan.choose import plan_job
 from piecework.plan.price import load_price_book
@@ -96,18 +96,7 @@ def _run(settings: Settings, code: Path, instance_type: str, number: int) -> Mon
     )
     run = f"bench.work.{os.getpid()}-{number}"
     request = AttemptRequest(run, 1, plan, Owner("cli"), code, str(code / "data"), "bench")
-    runner = LocalRunner(settings)
-    status = runner.start(request)
-    until = time.monotonic() + _PATIENCE_SECONDS
-    while status.state != "ended":
-        if time.monotonic() > until:
-            runner.cancel(request.attempt, "the bench has waited long enough")
-        time.sleep(0.1)
-        found = runner.status(request.attempt)
-        assert found is not None
-        status = found
-    if status.outcome is not Outcome.SUCCESS:
-        raise RuntimeError(f"the job ended with {status.outcome}: {status.cause}")
+    run_to_success(LocalRunner(settings), request, _PATIENCE_SECONDS)
     return _cost_of(settings, run)
 
 

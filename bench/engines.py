@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.running import run_to_success
 from bench.spark import repeat_flights
 from bench.timing import Figure, Result, Spread
-from piecework.ledger.events import Outcome
 from piecework.ledger.store import open_ledger
 from piecework.plan.choose import plan_job
 from piecework.plan.price import load_price_book
@@ -43,7 +42,6 @@ from tests.cluster.ground import Ground
 _NAME, _POOL = "bench-engines", "engines"
 _TYPE = "m6a.large"
 _TIMES, _QUICK_TIMES = 50, 4
-_PATIENCE_SECONDS = 1800.0
 _FLIGHTS = Path(__file__).parents[1] / "examples" / "flights" / "jobs"
 _PROGRAMS = Path(__file__).parent / "data" / "engines"
 #: What a group is called in each answer, and so how its rows are ordered.
@@ -213,15 +211,7 @@ class _Bench:
         run = run_id("bench", "delays", uuid.uuid4().hex)
         request = AttemptRequest(run, 1, plan, Owner("cli"), self.code, self.data, "bench")
         runner = KubernetesRunner(self.pool, self.settings)
-        runner.start(request)
-        until = time.monotonic() + _PATIENCE_SECONDS
-        while (status := runner.status(request.attempt)) is None or status.state != "ended":
-            if time.monotonic() > until:
-                runner.cancel(request.attempt, "the bench has waited long enough")
-            time.sleep(0.2)
-        if status.outcome is not Outcome.SUCCESS:
-            log = runner.read_log(request.attempt, 0).decode(errors="replace")
-            raise RuntimeError(f"{way.label} ended with {status.outcome}: {status.cause}\n{log}")
+        status = run_to_success(runner, request)
         runner.acknowledge(request.attempt)
         self.ground.machines_gone()
         self._check_answers(way)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from pathlib import Path
 
+from bench.running import run_to_success
 from bench.timing import Figure, Result, Spread, measure_pairs
 from piecework import config
-from piecework.ledger.events import Outcome
 from piecework.plan.choose import plan_job
 from piecework.plan.price import load_price_book
 from piecework.runners.local import LocalRunner, host_for_plans
@@ -25,7 +24,6 @@ from piecework.spec.pool import load_pools
 from piecework.spec.templates import render_job
 
 _FILE = Path(__file__).parents[1] / "examples" / "flights" / "flights.yaml"
-_PATIENCE_SECONDS = 1800
 
 
 class _Jobs:
@@ -60,19 +58,7 @@ class _Jobs:
             code=_FILE.parent,
             data=str(self.data),
         )
-        runner = LocalRunner(self.settings)
-        status = runner.start(request)
-        until = time.monotonic() + _PATIENCE_SECONDS
-        while status.state != "ended":
-            if time.monotonic() > until:
-                runner.cancel(request.attempt, "the bench has waited long enough")
-            time.sleep(0.05)
-            found = runner.status(request.attempt)
-            assert found is not None
-            status = found
-        if status.outcome is not Outcome.SUCCESS:
-            log = runner.read_log(request.attempt, 0).decode(errors="replace")
-            raise RuntimeError(f"{name} ended with {status.outcome}: {status.cause}\n{log}")
+        run_to_success(LocalRunner(self.settings), request)
 
 
 def repeat_flights(tables: Path, times: int) -> int:

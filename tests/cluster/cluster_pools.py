@@ -168,10 +168,11 @@ def remove(here: Place, api: Api, made: ClusterPool) -> None:
     from piecework.plan import labels
 
     selector = f"{labels.POOL}={made.name}"
-    uninstall(Kube.connect(here.admin), {made.name})
+    # A pod that is being deleted waits for no machine.
     for pod in api.list("Pod", selector=selector):
         metadata = pod["metadata"]
         api.delete("Pod", metadata["name"], metadata["namespace"], grace_seconds=0)
+    uninstall(Kube.connect(here.admin), {made.name})
     if made.rendering.groups:
         for settings in made.rendering.groups:
             aws.delete_group(here, settings.name)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from testbed.size import size_of
 from tests.cluster import cluster_pools
 from tests.cluster.cluster_pools import ClusterPool
 from tests.cluster.pool_place import PoolPlace, pool_with_a_machine
+from tests.cluster.spark_jobs import Jobs, jobs_on
 
 _CLAIMS = "karpenter.sh/v1"
 _numbers = itertools.count(1)
@@ -295,3 +297,12 @@ def asg_cluster_pool(
     wishes.clear(here)
     for pool in made:
         cluster_pools.remove(here, api, pool)
+
+
+@pytest.fixture
+def jobs_of(
+    one: Cluster, here: Place, api: Api, tmp_path: Path
+) -> Iterator[Callable[[ClusterPool], Jobs]]:
+    """Starts a pool's keeper, which is stopped before the pool goes: ask for it after the pool."""
+    with ExitStack() as stack:
+        yield lambda made: stack.enter_context(jobs_on(made, here, api, one.shell, tmp_path))

@@ -7,18 +7,16 @@ the CPUs of the machine, as `examples/delays-gpu` does wherever CUDA finds no GP
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from piecework.ledger.events import Outcome
 from testbed import images
-from testbed.api import Api
 from testbed.place import Place
 from tests.cluster.cluster_pools import ClusterPool
-from tests.cluster.conftest import Cluster
-from tests.cluster.spark_jobs import Jobs, jobs_on
+from tests.cluster.spark_jobs import Jobs
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "delays-gpu" / "jobs" / "boost.py"
@@ -36,17 +34,14 @@ def image_without_cuda(here: Place, folder: Path) -> str:
 
 @pytest.fixture
 def jobs(
-    one: Cluster,
     here: Place,
-    api: Api,
     karpenter_cluster_pool: Callable[..., ClusterPool],
+    jobs_of: Callable[[ClusterPool], Jobs],
     tmp_path: Path,
-) -> Iterator[Jobs]:
+) -> Jobs:
     image = image_without_cuda(here, tmp_path / "xgboost-cpu")
     types = ("m6a.large", "m6a.xlarge", "g5.xlarge")
-    made = karpenter_cluster_pool(types=types, more=f'image = "{image}"\nmax_machines = 1')
-    with jobs_on(made, here, api, one.shell, tmp_path) as found:
-        yield found
+    return jobs_of(karpenter_cluster_pool(types=types, more=f'image = "{image}"\nmax_machines = 1'))
 
 
 def test_a_job_that_asks_for_a_gpu_gets_a_machine_with_one_and_is_told_which(jobs: Jobs) -> None:

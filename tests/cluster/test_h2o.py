@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from piecework.ledger.events import Outcome
 from testbed import images
-from testbed.api import Api
 from testbed.place import Place
 from tests.cluster.cluster_pools import ClusterPool
-from tests.cluster.conftest import Cluster
-from tests.cluster.spark_jobs import Jobs, jobs_on, processes
+from tests.cluster.spark_jobs import Jobs, processes
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "airports-h2o" / "jobs" / "train.py"
 
 
 @pytest.fixture
 def jobs(
-    one: Cluster,
     here: Place,
-    api: Api,
     karpenter_cluster_pool: Callable[..., ClusterPool],
-    tmp_path: Path,
-) -> Iterator[Jobs]:
+    jobs_of: Callable[[ClusterPool], Jobs],
+) -> Jobs:
     image = images.shipped(here, "spark-h2o")
-    made = karpenter_cluster_pool(types=("m6a.large",), more=f'image = "{image}"\nmax_machines = 2')
-    with jobs_on(made, here, api, one.shell, tmp_path) as found:
-        yield found
+    more = f'image = "{image}"\nmax_machines = 2'
+    return jobs_of(karpenter_cluster_pool(types=("m6a.large",), more=more))
 
 
 def start_example(jobs: Jobs, months: str, trees: int) -> str:

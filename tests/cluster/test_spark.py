@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,34 +28,25 @@ from testbed.api import Api, Object
 from testbed.certificates import write_kubeconfig
 from testbed.place import Place
 from tests.cluster.cluster_pools import ClusterPool, pool_from, settings_from
-from tests.cluster.conftest import Cluster
-from tests.cluster.spark_jobs import SQUARES, Jobs, jobs_on, processes
+from tests.cluster.spark_jobs import SQUARES, Jobs, processes
 
 
 @pytest.fixture
 def jobs(
-    one: Cluster,
     here: Place,
-    api: Api,
     karpenter_cluster_pool: Callable[..., ClusterPool],
-    tmp_path: Path,
-) -> Iterator[Jobs]:
-    made = karpenter_cluster_pool(types=("m6a.large",), more=settings_of_pool(here))
-    with jobs_on(made, here, api, one.shell, tmp_path) as found:
-        yield found
+    jobs_of: Callable[[ClusterPool], Jobs],
+) -> Jobs:
+    return jobs_of(karpenter_cluster_pool(types=("m6a.large",), more=settings_of_pool(here)))
 
 
 @pytest.fixture
 def jobs_on_groups(
-    one: Cluster,
     here: Place,
-    api: Api,
     asg_cluster_pool: Callable[..., ClusterPool],
-    tmp_path: Path,
-) -> Iterator[Jobs]:
-    made = asg_cluster_pool(types=("m6a.large",), more=settings_of_pool(here))
-    with jobs_on(made, here, api, one.shell, tmp_path) as found:
-        yield found
+    jobs_of: Callable[[ClusterPool], Jobs],
+) -> Jobs:
+    return jobs_of(asg_cluster_pool(types=("m6a.large",), more=settings_of_pool(here)))
 
 
 def settings_of_pool(here: Place) -> str:
