@@ -49,6 +49,11 @@ def read_json(place: str) -> Any:
         return json.load(file)
 
 
+def read_table(place: str) -> pd.DataFrame:
+    with fsspec.open(place) as file:
+        return pd.read_parquet(file)
+
+
 def section(heading: str, text: str, figure: Figure, alt: str, caption: str) -> str:
     image = io.BytesIO()
     figure.savefig(image, format="svg", metadata={"Date": None})
@@ -63,7 +68,7 @@ def plot(height: float = 3.4) -> tuple[Figure, Axes]:
 
 
 def show_hours(folder: str, late: str) -> str:
-    hours = pd.read_parquet(f"{folder}/by_hour.parquet")
+    hours = read_table(f"{folder}/by_hour.parquet")
     figure, axes = plot()
     for origin, (name, colour) in PORTS.items():
         port = hours[hours["origin"] == origin]
@@ -93,7 +98,7 @@ def show_hours(folder: str, late: str) -> str:
 
 
 def show_carriers(folder: str, late: str) -> str:
-    carriers = pd.read_parquet(f"{folder}/by_carrier.parquet")
+    carriers = read_table(f"{folder}/by_carrier.parquet")
     carriers = carriers[carriers["flights"] >= 500].sort_values("late_percent")
     figure, axes = plot(4.2)
     bars = axes.barh(carriers["carrier"], carriers["late_percent"], color=PALE)
@@ -112,7 +117,7 @@ def show_carriers(folder: str, late: str) -> str:
 
 
 def show_weather(folder: str, late: str) -> str:
-    weather = pd.read_parquet(f"{folder}/conditions.parquet").sort_values("late_percent")
+    weather = read_table(f"{folder}/conditions.parquet").sort_values("late_percent")
     figure, axes = plot(3.8)
     names = [f"{row.condition}\n{row.flights:,.0f} flights" for row in weather.itertuples()]
     rows = range(len(weather))
@@ -136,7 +141,7 @@ def show_weather(folder: str, late: str) -> str:
 
 
 def show_planes(folder: str, late: str) -> str:
-    planes = pd.read_parquet(f"{folder}/by_plane_age.parquet").sort_values("years_from")
+    planes = read_table(f"{folder}/by_plane_age.parquet").sort_values("years_from")
     figure, axes = plot(2.8)
     names = [f"{years:.0f} to {years + 4:.0f}" for years in planes["years_from"]]
     names[-1] = f"{planes['years_from'].iloc[-1]:.0f} or more"

@@ -35,7 +35,8 @@ def join_weather(tables: str, min_delay: int) -> dd.DataFrame:
         f"{tables}/flights.parquet", columns=["origin", "time_hour", "arr_delay", *LIKE]
     )
     flights = flights.dropna(subset=["arr_delay"]).repartition(npartitions=8)
-    weather = pd.read_parquet(f"{tables}/weather.parquet").drop(columns=["year", "day", *LIKE])
+    with fsspec.open(f"{tables}/weather.parquet") as file:
+        weather = pd.read_parquet(file).drop(columns=["year", "day", *LIKE])
     weather = weather[~(weather["wind_speed"] > 200)]  # one hour says 1048 mph
     for name, condition in CONDITIONS.items():
         weather[name] = weather.eval(condition)
