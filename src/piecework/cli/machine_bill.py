@@ -7,12 +7,14 @@ up, so its bill is known some time after the last job has ended.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from piecework.cli import bill, terminal
 from piecework.cli.table import Column, table
 from piecework.config import Settings
+from piecework.ledger.charges import WASTES
 
 if TYPE_CHECKING:
     from piecework.report.machines import MachineReport
@@ -43,7 +45,10 @@ def wait_until_returned(settings: Settings, runs: Sequence[bill.Run]) -> None:
 
 
 def describe(settings: Settings, runs: Sequence[bill.Run]) -> str:
-    """The machines as a table, a line for each; empty where there were none."""
+    """The machines as a table, a line for each, and their sum; empty where there were none.
+
+    The part of it that no job is charged for is told apart: the jobs' bill is less by it.
+    """
     found = _read(settings, list(machines_of(runs)))
     if not found:
         return ""
@@ -56,9 +61,13 @@ def describe(settings: Settings, runs: Sequence[bill.Run]) -> str:
         Column("USED BY", shrinks=True),
         Column("RETURNED", right=True),
         Column("AN HOUR", right=True),
+        Column("NO JOB'S", right=True),
         Column("COST", right=True),
     ]
-    rows = [_row(report.to_json(), jobs) for report in found]
+    machines = [report.to_json() for report in found]
+    rows = [_row(machine, jobs) for machine in machines]
+    wasted, cost = _sum(map(_waste, machines)), _sum(each["cost"] for each in machines)
+    rows.append(["sum", *[""] * 6, bill.money(wasted), bill.money(cost)])
     return table(columns, rows, terminal.width())
 
 
@@ -83,8 +92,23 @@ def _row(machine: Mapping[str, Any], jobs: Mapping[str, str]) -> list[str | None
         ", ".join(users),
         _after(bought, machine["gone_at"]),
         bill.money(machine["usd_per_hour"]),
+        bill.money(_waste(machine)),
         bill.money(machine["cost"]),
     ]
+
+
+def _waste(machine: Mapping[str, Any]) -> str | None:
+    """What of a machine's cost is charged to no job; None where a price is missing."""
+    return _sum(cost for part, cost in machine["parts"].items() if part in WASTES)
+
+
+def _sum(costs: Iterable[str | None]) -> str | None:
+    total = Decimal(0)
+    for cost in costs:
+        if cost is None:
+            return None
+        total += Decimal(cost)
+    return f"{total:f}"
 
 
 def _after(start: str | None, at: str | None) -> str | None:
