@@ -23,6 +23,8 @@ def cpu(attempt: Mapping[str, Any]) -> str | None:
     spent = bill.span_text(use["cpu_seconds"])
     if (use["spark"] or {}).get("elsewhere"):
         spent = f"at least {spent}"  # of the Python workers of such executors nobody knows
+    if use["counted_seconds"] is not None:
+        spent = f"at least {spent} (its kubelet's count)"
     if use["cpu_share"] is None:
         return spent
     count, cores = max(1, len(attempt["machines"])), use["cores"]

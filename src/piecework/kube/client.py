@@ -266,6 +266,18 @@ class Kube:
         _object(answer, f"DELETE {path}")
         return True
 
+    def request_token(self, account: str, namespace: str, seconds: int) -> str:
+        """A token of a service account that is good for so long. Raises RefusedError."""
+        path = SERVICE_ACCOUNT.path(namespace, account) + "/token"
+        asked = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": seconds},
+        }
+        made = _object(self._send("POST", path, {}, asked), f"POST {path}")
+        token: str = made["status"]["token"]
+        return token
+
     def watch(
         self,
         kind: Kind,

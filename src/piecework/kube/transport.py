@@ -54,6 +54,10 @@ class Answer(Protocol):
 class Transport(Protocol):
     """Sends requests to one API server; any number of threads at a time."""
 
+    @property
+    def ca_file(self) -> str | None:
+        """The certificates by which the cluster is known; None where it is the system's."""
+
     def send(
         self,
         method: str,
@@ -76,6 +80,12 @@ class LibraryTransport:
     def __init__(self, api: Any, where: str) -> None:
         self.api = api
         self.where = where
+
+    @property
+    def ca_file(self) -> str | None:
+        """See Transport."""
+        file: str | None = self.api.configuration.ssl_ca_cert
+        return file
 
     def send(
         self,

@@ -27,7 +27,8 @@ Kinds and what their `data` holds (every value is JSON; money and CPU are decima
                         is given later, which has that one alone
     attempt.scheduled   pulling, started: {}
     attempt.ended       outcome, cause (one sentence), exit_code, use: {cpu_seconds,
-                        peak_memory_bytes, read_bytes, written_bytes} (each may be null), and
+                        peak_memory_bytes, read_bytes, written_bytes} (each may be null), with
+                        counted_seconds: how much of the time that is, where a kubelet counted, and
                         of these engines spark: {wall_seconds, driver_seconds, busy_seconds, ...},
                         dask: {threads, busy_seconds, wall_seconds}; artifacts: how many files
                         are in the store

@@ -119,6 +119,9 @@ class Attempt:
     asked: Mapping[str, Any] = field(default_factory=dict)
     #: How many files it left in the store of its cluster.
     artifacts: int = 0
+    #: How much of its time its use is of, where it was counted from outside; None where it was
+    #: measured from the beginning to the end.
+    counted_seconds: float | None = None
     #: What Spark and Dask told of their slots and threads; empty where it was another engine.
     spark: Mapping[str, float] = field(default_factory=dict)
     dask: Mapping[str, float] = field(default_factory=dict)
@@ -314,6 +317,7 @@ def _attempt(subject: str, told: Sequence[Event]) -> Attempt:
     run, number = identity_of(subject)
     waiting = by_kind.get(Kind.ATTEMPT_WAITING)
     cpu_seconds = _decimal(use.get("cpu_seconds"), _MOST_CPU_SECONDS)
+    counted = _decimal(use.get("counted_seconds"), _MOST_CPU_SECONDS)
     return Attempt(
         id=subject,
         run=text_of(asked, "run") or run,
@@ -341,6 +345,7 @@ def _attempt(subject: str, told: Sequence[Event]) -> Attempt:
         written_bytes=_integer(use.get("written_bytes")),
         asked=asked,
         artifacts=_integer(end.get("artifacts")) or 0,
+        counted_seconds=None if counted is None else float(counted),
         spark=_numbers(use.get("spark")),
         dask=_numbers(use.get("dask")),
     )

@@ -3,9 +3,11 @@ and the Services by which the pods of a gang find each other.
 
 Enter: the pools of one cluster. Leave: objects to apply. Two kinds of people have rights: the
 keeper, which reads pods and machines everywhere and changes those of the pools; and submitters
-(Airflow, the command line), which create pods in the pools' namespaces and read their logs. The
-pods themselves have none, and no token is mounted, but for Spark's drivers, which make the pods of
-their executors: those may make and end pods, behind gates that they cannot open, and nothing else.
+(Airflow, the command line), which create pods in the pools' namespaces and read their logs. A third
+account can only read what machines use: the keeper gets tokens of it, to show to kubelets.
+The pods themselves have none, and no token is mounted, but for Spark's drivers, which make the pods
+of their executors: those may make and end pods, behind gates that they cannot open, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ Object = dict[str, Any]
 
 KEEPER = "piecework-keeper"
 SUBMITTER = "piecework-submitter"
+#: Whose token the keeper shows to kubelets: it may read what machines and containers use.
+METER = "piecework-meter"
 #: The Secret with the keeper's piecework.toml; whoever sets it up makes it, for it has passwords.
 SETTINGS = "piecework-settings"
 _SETTINGS_FOLDER = "/etc/piecework"
@@ -97,13 +101,18 @@ def render_access(pools: Sequence[Pool]) -> list[Object]:
     """Service accounts and roles. The keeper lives in the first pool's namespace."""
     home = namespaces_of(pools)[0]
     # Cluster roles have no namespace: those of another keeper's pools shall not be written over.
-    own = f"{KEEPER}-{home}"
+    own, meters = f"{KEEPER}-{home}", f"{METER}-{home}"
     objects: list[Object] = [
         _account(KEEPER, home),
         _account(SUBMITTER, home),
         *_job_accounts(pools),
         _role("ClusterRole", own, None, _keeper_everywhere(pools)),
         _binding("ClusterRoleBinding", own, None, KEEPER, home),
+        {**_account(METER, home), "automountServiceAccountToken": False},
+        _role("ClusterRole", meters, None, [_rule("", ["nodes/metrics"], ["get"])]),
+        _binding("ClusterRoleBinding", meters, None, METER, home),
+        _role("Role", METER, home, [_token_of_meter()]),
+        _binding("RoleBinding", METER, home, KEEPER, home),
     ]
     for namespace in namespaces_of(pools):
         objects += [
@@ -159,6 +168,10 @@ def _keeper_everywhere(pools: Sequence[Pool]) -> list[Object]:
     return rules
 
 
+def _token_of_meter() -> Object:
+    return {**_rule("", ["serviceaccounts/token"], ["create"]), "resourceNames": [METER]}
+
+
 def _keeper_in_namespace(pools: Sequence[Pool], namespace: str) -> list[Object]:
     """Its lease, and what it learned of machines; and all that it does with pods, and with what
     stands for some.
@@ -209,7 +222,10 @@ def submitter_rights(pools: Sequence[Pool]) -> list[tuple[str, str, str, str]]:
 
 
 def keeper_rights(pools: Sequence[Pool]) -> list[tuple[str, str, str, str | None]]:
-    """What the keeper must be allowed: verb, API group, resource, and namespace (None: all)."""
+    """What the keeper must be allowed: verb, API group, resource, and namespace (None: all).
+
+    The token for kubelets is not among them: without it, no more is lost than what containers use.
+    """
     rights: list[tuple[str, str, str, str | None]] = [
         (*right, None) for right in _spread(_keeper_everywhere(pools))
     ]

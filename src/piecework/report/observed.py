@@ -126,7 +126,8 @@ def _observe(attempt: Attempt, charged: Mapping[Part, Amount]) -> Observed | str
     cpu, peak = cpu_seconds_of(attempt), attempt.peak_memory_bytes
     if cpu is None or not peak:
         return (
-            "nobody measured what it used: an image of the user's own has no launcher of piecework"
+            "nobody measured what it used: an image of the user's own has no launcher of "
+            "piecework, and no kubelet saw it for long enough"
             if attempt.engine == "container"
             else "nobody measured what it used"
         )
@@ -137,6 +138,8 @@ def _observe(attempt: Attempt, charged: Mapping[Part, Amount]) -> Observed | str
             return "the memory of Spark's executors, which had pods of their own, is not known"
         peak += executors
     seconds = max(0.0, (ended - started).total_seconds())
+    if attempt.counted_seconds:
+        cpu *= max(1.0, seconds * count / attempt.counted_seconds)
     around = sum(charged[part].microseconds for part in _AROUND if part in charged) / 1e6
     return Observed(
         attempt=attempt.id,
@@ -146,6 +149,7 @@ def _observe(attempt: Attempt, charged: Mapping[Part, Amount]) -> Observed | str
         fixed_seconds=around / count,
         peak_memory_bytes=peak,
         succeeded=not out_of_memory,
+        sampled=attempt.counted_seconds is not None,
     )
 
 

@@ -29,7 +29,8 @@ from piecework.report.scaling import Span, Work, time_on
 from piecework.spec.pool import Pool
 from piecework.units import Memory, Money
 
-#: With fewer attempts than these their spread says little, so that margins are wider.
+#: With fewer attempts than these their spread says little, so that margins are wider; as they are
+#: where the memory was only looked at now and then.
 ENOUGH_ATTEMPTS = 3
 #: A machine must have so many times the highest peak, so that it is 80 % full; with few attempts.
 MEMORY_MARGIN, WIDE_MEMORY_MARGIN = Decimal("1.25"), Decimal("1.5")
@@ -52,6 +53,7 @@ class Observed:
 
     `fixed_seconds`: for how long each machine was paid for before the program ran and after it.
     `succeeded` is False where it ran out of memory: of that its need of memory alone is known.
+    `sampled`: its memory was looked at now and then, so that its real peak may have been higher.
     """
 
     attempt: str
@@ -61,6 +63,7 @@ class Observed:
     fixed_seconds: float
     peak_memory_bytes: int
     succeeded: bool = True
+    sampled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,7 @@ def advise(
     now_type = prices.find(done[0].instance_type)
     if now_type is None or now_type.usd_per_hour is None:
         return Advice(len(done), f"{done[0].instance_type}, on which it ran, has no known price")
-    margin = MEMORY_MARGIN if len(done) >= ENOUGH_ATTEMPTS else WIDE_MEMORY_MARGIN
+    margin = MEMORY_MARGIN if _is_well_known(done) else WIDE_MEMORY_MARGIN
     peak = max(each.peak_memory_bytes for each in observed)
     needed = Memory(math.ceil(peak * margin))
     model = _Model(done, pool, host)
@@ -193,6 +196,10 @@ def advise(
         most_saving=max([*savings, now.cost - better.cost], key=lambda each: each.amount),
         others=tuple(others[:MOST_OTHERS]),
     )
+
+
+def _is_well_known(done: Sequence[Observed]) -> bool:
+    return len(done) >= ENOUGH_ATTEMPTS and not any(each.sampled for each in done)
 
 
 def _candidates(
@@ -242,9 +249,9 @@ class _Model:
         self.done = done
         self.pool = pool
         self.host = host
-        few = len(done) < ENOUGH_ATTEMPTS
-        self.noise = WIDE_NOISE if few else NOISE
-        self.fixed_noise = WIDE_FIXED_NOISE if few else FIXED_NOISE
+        known = _is_well_known(done)
+        self.noise = NOISE if known else WIDE_NOISE
+        self.fixed_noise = FIXED_NOISE if known else WIDE_FIXED_NOISE
         self.count = done[0].count
 
     def predict(self, machine: InstanceType) -> Prediction:

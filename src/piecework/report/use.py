@@ -19,6 +19,8 @@ from piecework.units import parse_cpu
 class MachineUse:
     """What an attempt used of its machines.
 
+    `counted_seconds` is how much of its time that is, where a kubelet counted and no launcher
+    measured; the memory is then the highest that the kubelet saw when it looked.
     `cores` and `memory_bytes` are what it could use of each. `cpu_share` is of all the time that
     was paid for, `running_share` of the time in which its program ran.
     """
@@ -31,6 +33,7 @@ class MachineUse:
     memory_share: float | None
     spark: Mapping[str, float]
     dask: Mapping[str, float]
+    counted_seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -42,6 +45,7 @@ class MachineUse:
             "memory_share": self.memory_share,
             "spark": dict(self.spark) or None,
             "dask": dict(self.dask) or None,
+            "counted_seconds": self.counted_seconds,
         }
 
 
@@ -60,6 +64,7 @@ def use_of(attempt: Attempt, paid_seconds: float, running_seconds: float) -> Mac
         memory_share=_share(attempt.peak_memory_bytes, memory),
         spark=_with_shares_of_spark(attempt.spark),
         dask=_with_shares_of_dask(attempt.dask),
+        counted_seconds=attempt.counted_seconds,
     )
 
 

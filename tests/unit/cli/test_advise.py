@@ -80,6 +80,7 @@ def _attempt(**use: Any) -> dict[str, Any]:
         "cpu_share": 0.25,
         "running_share": 0.5,
         "memory_share": 0.031,
+        "counted_seconds": None,
     }
     return {
         "cpu_seconds": 100.0,
@@ -101,6 +102,8 @@ def test_use_is_told_in_words() -> None:
     )
     assert use_text.cpu(_attempt(cpu_share=None)) == "1m 40s"
     assert use_text.cpu(_attempt(cpu_seconds=None)) is None
+    counted = _attempt(counted_seconds=90.0)
+    assert (use_text.cpu(counted) or "").startswith("at least 1m 40s (its kubelet's count): 25%")
     elsewhere = _attempt(spark={"elsewhere": 1})
     assert (use_text.cpu(elsewhere) or "").startswith("at least 1m 40s: 25%")
     assert use_text.memory(elsewhere) == "256 MiB in its own pod, beside Spark's executors"

@@ -65,6 +65,7 @@ class Server:
     replies: list[Reply] = field(default_factory=list)
     otherwise: Reply = field(default_factory=lambda: UnreachableError("no more answers"))
     asked: list[Asked] = field(default_factory=list)
+    ca_file: str | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(

@@ -85,6 +85,15 @@ def test_a_patch_is_a_merge_or_a_list_of_operations() -> None:
     assert server.asked[2].path.endswith("/pods/b/status")
 
 
+def test_a_token_is_asked_for_in_the_name_of_an_account() -> None:
+    kube, server = ask(found({"status": {"token": "abc"}}, 201), refused(403, "Forbidden"))
+    assert kube.request_token("meter", "jobs", 600) == "abc"
+    assert server.asked[0].path == "/api/v1/namespaces/jobs/serviceaccounts/meter/token"
+    assert server.asked[0].body["spec"] == {"expirationSeconds": 600}
+    with pytest.raises(RefusedError):
+        kube.request_token("meter", "jobs", 600)
+
+
 def test_a_failed_test_of_a_patch_is_a_conflict_and_a_wrong_value_is_not() -> None:
     # As a 1.36 API server answers them.
     said = "the server rejected our request due to an error in our request"

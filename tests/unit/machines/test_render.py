@@ -288,7 +288,10 @@ def test_every_flag_says_what_its_default_would_cost() -> None:
 
 def rules_of(rendering: Rendering, name: str) -> set[tuple[str, str]]:
     """Verb and resource, wherever they are granted to this account."""
-    roles = [*of_kind(rendering, "Role", name), *of_kind(rendering, "ClusterRole")]
+    roles = [
+        *of_kind(rendering, "Role", name),
+        *(each for each in of_kind(rendering, "ClusterRole") if name in each["metadata"]["name"]),
+    ]
     return {
         (verb, resource)
         for role in roles
@@ -313,6 +316,18 @@ def test_the_keeper_never_buys() -> None:
     assert not {each for each in granted if each[0] == "create" and each[1] in bought}
 
 
+def test_what_kubelets_are_shown_is_good_for_measurements_alone() -> None:
+    rendering = render([BURST, GROUPS])
+    assert only(rendering, "ClusterRole", "piecework-meter-piecework")["rules"] == [
+        {"apiGroups": [""], "resources": ["nodes/metrics"], "verbs": ["get"]}
+    ]
+    assert rules_of(rendering, "piecework-keeper") & {("create", "serviceaccounts/token")} == set()
+    tokens = only(rendering, "Role", "piecework-meter")
+    assert [rule["resourceNames"] for rule in tokens["rules"]] == [["piecework-meter"]]
+    (subject,) = only(rendering, "RoleBinding", "piecework-meter")["subjects"]
+    assert subject["name"] == "piecework-keeper"
+
+
 def test_keepers_of_two_namespaces_have_cluster_roles_of_their_own() -> None:
     elsewhere = BURST.model_copy(update={"namespace": "analytics"})
     for kind in ("ClusterRole", "ClusterRoleBinding"):
@@ -321,11 +336,11 @@ def test_keepers_of_two_namespaces_have_cluster_roles_of_their_own() -> None:
             for pool in (BURST, elsewhere)
             for found in of_kind(render([pool]), kind)
         ]
-        assert len(set(names)) == len(names) == 2
+        assert len(set(names)) == len(names) == 4
 
 
 def test_outside_the_pools_namespaces_pods_are_only_looked_at() -> None:
-    (role,) = of_kind(render([BURST, GROUPS]), "ClusterRole")
+    role = only(render([BURST, GROUPS]), "ClusterRole", "piecework-keeper-piecework")
     verbs = {
         verb for rule in role["rules"] if "pods" in rule["resources"] for verb in rule["verbs"]
     }

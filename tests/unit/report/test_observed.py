@@ -11,6 +11,7 @@ from piecework.ledger import lookup
 from piecework.ledger.events import Event
 from piecework.ledger.store import Ledger, open_ledger
 from piecework.report.observed import JobAdvice, advise_job
+from piecework.report.sizing import ENOUGH_ATTEMPTS, WIDE_MEMORY_MARGIN
 from piecework.spec.pool import Pool
 from tests.unit.ledger.histories import attempt_life, machine_life, tell
 
@@ -81,6 +82,22 @@ def test_what_ran_out_of_memory_says_how_much_is_needed(ledger: Ledger) -> None:
     found = ask(ledger).advice
     assert found.needed_memory is not None
     assert found.needed_memory.bytes == 12 << 30
+
+
+def test_what_a_kubelet_counted_is_taken_for_the_whole_and_its_memory_is_less_sure(
+    ledger: Ledger,
+) -> None:
+    for number in range(ENOUGH_ATTEMPTS):
+        counted = {**USE, "counted_seconds": 450.0}
+        ledger.append(attempt(f"etl.clean.a{number}.1", 1000 * number, counted, engine="container"))
+    found = ask(ledger).advice
+    assert found.peak_memory is not None
+    assert found.needed_memory is not None
+    assert found.needed_memory.bytes == found.peak_memory.bytes * WIDE_MEMORY_MARGIN
+    with ledger.reading() as connection:
+        runs = lookup.attempts_of(connection, ["etl.clean.a0"])
+    (seen,) = ledger.timeline(runs).attempts.values()
+    assert seen.counted_seconds == 450
 
 
 def test_executors_in_pods_of_their_own_need_memory_beside_the_driver(ledger: Ledger) -> None:

@@ -47,6 +47,8 @@ class Watching(Written):
 class Objects:
     """A Transport."""
 
+    ca_file: str | None = None
+
     def __init__(self) -> None:
         self.changed = threading.Condition(threading.RLock())
         self.kept: dict[str, Object] = {}

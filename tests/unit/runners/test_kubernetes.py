@@ -244,6 +244,8 @@ def test_what_the_cluster_refuses_is_told_with_what_to_do(cluster: Cluster) -> N
 
 def test_a_cluster_that_does_not_answer_is_an_error_that_may_pass(cluster: Cluster) -> None:
     class Silent:
+        ca_file: str | None = None
+
         def send(self, *_: object, **__: object) -> Written:
             raise UnreachableError("no route")
 

@@ -24,6 +24,8 @@ from piecework.spec.pool import Pool
 SOURCE = "keeper"
 #: How long it may take to find out for which attempt a machine was bought.
 _BUYER_KNOWN_AFTER = timedelta(seconds=10)
+#: Which share of its time a kubelet must have seen of a program to know what it used.
+_LEAST_COUNTED = 0.7
 #: A machine, and the pods of an attempt that were bound to it.
 _OnMachine = tuple[MachineSeen, Sequence[PodSeen]]
 #: What the event attempt.queued takes from a pod's request as it is.
@@ -35,13 +37,17 @@ _ASKED = (
 
 
 def events_of_attempt(
-    attempt: AttemptSeen, machine_on: Mapping[str, MachineSeen], now: datetime
+    attempt: AttemptSeen,
+    machine_on: Mapping[str, MachineSeen],
+    now: datetime,
+    counted: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Event]:
     """All that is known to have happened to an attempt, and to machines because of it.
 
     What happens to it are things that happen to its own pods; its followers only take machines.
 
-    `machine_on` has the machines by the names of their nodes.
+    `machine_on` has the machines by the names of their nodes, `counted` what kubelets say of pods
+    in which no launcher measures.
     """
     there = _pods_by_machine(attempt, machine_on)
     occupied = [event for pods in there.values() for event in _occupied(attempt, *pods, now=now)]
@@ -51,7 +57,7 @@ def events_of_attempt(
         return occupied  # told before; its followers are the last that is left of it
     return [
         *_waited(attempt, now),
-        *_ran(attempt, machine_on, now),
+        *_ran(attempt, machine_on, now, counted or {}),
         *_grown(attempt, there, now),
         *occupied,
     ]
@@ -174,7 +180,10 @@ def _waited(attempt: AttemptSeen, now: datetime) -> Iterator[Event]:
 
 
 def _ran(
-    attempt: AttemptSeen, machine_on: Mapping[str, MachineSeen], now: datetime
+    attempt: AttemptSeen,
+    machine_on: Mapping[str, MachineSeen],
+    now: datetime,
+    counted: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[Event]:
     def said(kind: Kind, at: datetime, **data: Any) -> Event:
         return Event(SOURCE, attempt.id, kind, 0, at, now, data)
@@ -202,21 +211,33 @@ def _ran(
     if started:
         yield said(Kind.ATTEMPT_STARTED, min(started))
     if not attempt.is_live:
-        yield _ended(attempt, now)
+        yield _ended(attempt, now, counted)
 
 
-def _ended(attempt: AttemptSeen, now: datetime) -> Event:
+def _ended(attempt: AttemptSeen, now: datetime, counted: Mapping[str, Mapping[str, Any]]) -> Event:
     status = pod_facts.attempt_status([pod.raw for pod in attempt.own], now)
     over = max((pod.over for pod in attempt.own if pod.over is not None), default=now)
+    uses = [_use_of(pod, counted.get(pod.uid)) for pod in attempt.pods]
+    if None in uses and any(pod.uid in counted for pod in attempt.pods):
+        uses = []  # of a gang that nobody measures all pods are known, or none
     data = {
         "outcome": None if status.outcome is None else str(status.outcome),
         "cause": status.cause,
         "exit_code": status.exit_code,
-        "use": merge_use(pod_facts.use_of(pod.raw) for pod in attempt.pods),
+        "use": merge_use(uses),
         "artifacts": sum(pod_facts.artifacts_of(pod.raw) for pod in attempt.pods),
     }
     at = status.ended_at or over
     return Event(SOURCE, attempt.id, Kind.ATTEMPT_ENDED, 0, at, now, data)
+
+
+def _use_of(pod: PodSeen, counted: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What its launcher measured; else what its kubelet counted, where that covers most of it."""
+    measured = pod_facts.use_of(pod.raw)
+    if measured is not None or counted is None or pod.started_at is None or pod.over is None:
+        return measured
+    ran = (pod.over - pod.started_at).total_seconds()
+    return counted if counted["counted_seconds"] >= _LEAST_COUNTED * ran else None
 
 
 def merge_use(uses: Iterable[Mapping[str, Any] | None]) -> dict[str, Any]:
@@ -230,6 +251,9 @@ def merge_use(uses: Iterable[Mapping[str, Any] | None]) -> dict[str, Any]:
         values = [use[name] for use in known if _is_number(use.get(name))]
         together = max if name == "peak_memory_bytes" else sum
         merged[name] = together(values) if values else None
+    seconds = [use["counted_seconds"] for use in known if _is_number(use.get("counted_seconds"))]
+    if seconds:
+        merged["counted_seconds"] = sum(seconds)
     for name in ("spark", "dask"):
         told: list[Mapping[str, Any]] = [
             use[name] for use in known if isinstance(use.get(name), Mapping)

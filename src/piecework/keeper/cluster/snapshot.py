@@ -225,6 +225,8 @@ class Snapshot:
     keeps_logs: bool = False
     logs: frozenset[str] = frozenset()
     expected_gpus: Mapping[str, int] = field(default_factory=dict)
+    #: What kubelets counted of containers in which no launcher measures, by their pods' uids.
+    counted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: Since when the API server has answered without a break. While it does not, nodes cannot say
     #: that they are well, so their silence before says nothing.
     reachable_since: datetime | None = None

@@ -15,6 +15,7 @@ from piecework.errors import ClusterError, InputError
 from piecework.keeper.cluster.applications import Applications
 from piecework.keeper.cluster.apply import Executor
 from piecework.keeper.cluster.hints import Hints
+from piecework.keeper.cluster.kubelets import Kubelet, Kubelets
 from piecework.keeper.cluster.learned import Learning
 from piecework.keeper.cluster.lease import Lease
 from piecework.keeper.cluster.logs import FilesystemStore, Logs
@@ -130,15 +131,18 @@ def _helping(settings: Settings, keeper: Tending) -> Iterator[None]:
     """Starts what finds things out for the keeper, and ends it."""
     owners = Owners(ask_airflow(settings.home, settings.airflow_url))
     hints = Hints(keeper.kube)
+    home = next(iter(keeper.pools.values())).namespace
+    kubelets = Kubelets(Kubelet(keeper.kube, home))
     learning = Learning(keeper.kube, keeper.pools)
     reconciliation = Reconciliation(lambda: read_open(settings.ledger_url), keeper.writer)
     applications = Applications(keeper.kube, keeper.pools, keeper.writer.put)
     helpers = keeper.helpers = Helpers(
         owners_over=lambda: owners.over,
         hints=lambda: hints.found,
+        counted=lambda: kubelets.found,
         look=[owners.look, hints.look],
         ask=[owners.round, hints.round],
-        act=[learning.look, reconciliation.look, applications.look],
+        act=[learning.look, reconciliation.look, applications.look, kubelets.look],
     )
     logs = None
     store = Store.of(settings)
@@ -149,12 +153,14 @@ def _helping(settings: Settings, keeper: Tending) -> Iterator[None]:
         helpers.act.append(logs.look)
     owners.start()
     hints.start()
+    kubelets.start()
     applications.start()
     try:
         yield
     finally:
         owners.stop()
         hints.stop()
+        kubelets.stop()
         applications.stop()
         learning.stop()
         reconciliation.stop()

@@ -131,6 +131,7 @@ class Helpers:
 
     owners_over: Callable[[], Mapping[str, str]] = dict
     hints: Callable[[], Mapping[str, str]] = dict
+    counted: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
     kept_logs: Callable[[], frozenset[str]] = frozenset
     keeps_logs: bool = False
     #: Called with each snapshot, to see what is to be found out.
@@ -254,6 +255,7 @@ class Tending:
             idle_since=state.idle_since,
             owners_over=self.helpers.owners_over(),
             hints=self.helpers.hints(),
+            counted=self.helpers.counted(),
             failures={name: why for name, why in failures.items() if why},
             keeps_logs=self.helpers.keeps_logs,
             logs=self.helpers.kept_logs(),
@@ -269,9 +271,10 @@ class Tending:
             self.writer.put(events_of_machine(machine, self._steps(machine), snapshot.now))
             if not buyer_is_known(machine, snapshot.now):
                 again.add(name)
-        for attempt in state.changed_attempts & snapshot.attempts.keys():
+        for name in state.changed_attempts & snapshot.attempts.keys():
+            attempt = snapshot.attempts[name]
             self.writer.put(
-                events_of_attempt(snapshot.attempts[attempt], snapshot.machine_on, snapshot.now)
+                events_of_attempt(attempt, snapshot.machine_on, snapshot.now, snapshot.counted)
             )
         state.changed_machines = again
         state.changed_attempts = set()
