@@ -22,14 +22,16 @@ from piecework.ledger.occupancy import Attempt
 from piecework.ledger.store import open_ledger
 from piecework.plan import labels
 from piecework.report.runs import find_run
-from testbed import faults, record
+from testbed import faults, images, record
 from testbed.api import Object
+from testbed.place import Place
 from tests.cluster import container_records
 from tests.cluster.aftermath import TOLERANCE_SECONDS
+from tests.cluster.cluster_pools import ClusterPool
 from tests.cluster.conftest import Cluster
 from tests.cluster.ground import Ground
 from tests.cluster.rounds import KINDS, work
-from tests.cluster.spark_jobs import processes
+from tests.cluster.spark_jobs import Jobs, processes
 
 MakeGround = Callable[..., Ground]
 
@@ -117,6 +119,29 @@ def test_a_run_of_three_machines_has_each_alone_and_is_one_line_in_the_bill(
     (line,) = run.attempts
     assert len(line.machines) == 3
     _check_bills(ground)
+
+
+def test_containers_of_a_gang_start_when_all_are_there_and_find_the_first(
+    here: Place,
+    karpenter_cluster_pool: Callable[..., ClusterPool],
+    jobs_of: Callable[[ClusterPool], Jobs],
+) -> None:
+    image = images.shipped(here, "python")
+    jobs = jobs_of(karpenter_cluster_pool(more=f'image = "{image}"'))
+    find = "import os, socket; print(socket.gethostbyname(os.environ['PIECEWORK_HEAD']))"
+    attempt = jobs.start(
+        container={"image": image, "command": ["python3", "-c", find]},
+        machine={"cpu": 1, "memory": "2Gi", "count": 2},
+    )
+    ended = jobs.ended(attempt)
+    assert ended.outcome is Outcome.SUCCESS, ended.cause
+    pods = [pod["status"] for pod in jobs.pods(attempt)]
+    assert jobs.log(attempt).strip() in {pod["podIP"] for pod in pods}
+
+    def starts(kind: str) -> list[str]:
+        return [pod[kind][0]["state"]["terminated"]["startedAt"] for pod in pods]
+
+    assert min(starts("containerStatuses")) >= max(starts("initContainerStatuses"))
 
 
 def test_a_gang_of_which_one_machine_never_joins_gives_all_back(make: MakeGround) -> None:

@@ -64,7 +64,10 @@ class Pods:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
 
-    def start(self, program: str, index: int, **gang: Any) -> subprocess.Popen[str]:
+    def start(
+        self, program: str, index: int, more: dict[str, Any] | None = None, **gang: Any
+    ) -> subprocess.Popen[str]:
+        """`more` is of the order; what is None there is left out."""
         code, work = self.path / "code", self.path / str(index)
         for folder in (code, work):
             folder.mkdir(exist_ok=True)
@@ -84,7 +87,9 @@ class Pods:
                 "token": "of-this-gang",
                 **gang,
             },
+            **(more or {}),
         }
+        order = {name: told for name, told in order.items() if told is not None}
         environ = {
             "PATH": os.environ["PATH"],
             "HOME": str(work),
@@ -263,3 +268,44 @@ def test_the_same_job_runs_on_one_computer_with_the_cores_of_all_its_machines(
     assert done.status.result == {"total": 870, "machines": ["0"], "threads": cores}
     assert done.use["dask"]["threads"] == cores
     assert done.use["dask"]["busy_seconds"] >= 6
+
+
+# ------------------------------------------------------------------ a program on each machine
+
+PYTHON = {"engine": "python", "starter": "python", "program": {"kind": "file", "run": "job.py"}}
+MEETS = {"launch": PYTHON, "meets": True}
+#: An order without a program: what comes before a container of the user's own.
+ALONE = {"launch": None, "code": None}
+
+
+def test_a_program_on_each_machine_starts_when_all_are_there(pods: Pods, tmp_path: Path) -> None:
+    there = tmp_path / "all-there"
+    program = f"import os, sys; sys.exit(0 if os.path.exists({str(there)!r}) else 3)"
+    for index in (0, 2):
+        pods.start(program, index, MEETS)
+    pods.wait_for_log(2, "looks for the first")
+    time.sleep(2)
+    assert [pods.running[index].poll() for index in (0, 2)] == [None, None]
+    there.touch()
+    pods.start(program, 1, MEETS)
+    assert [pods.end(index).code for index in range(3)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("order", [MEETS, ALONE], ids=["program", "alone"])
+def test_machines_that_are_missing_are_told_before_a_program_starts(
+    pods: Pods, order: dict[str, Any]
+) -> None:
+    pods.start("print('started')", 1, order)
+    pods.start("print('started')", 0, order, join_seconds=1)
+    for index in range(2):
+        assert pods.running[index].wait(PATIENCE_SECONDS) == 1
+        assert "started" not in pods.log(index)
+    told = (pods.path / "0" / "message").read_text()
+    assert "2 of the gang's 3 machines are there" in told
+    assert "not there: machine 2" in told
+
+
+def test_a_meeting_alone_ends_when_all_are_there(pods: Pods) -> None:
+    for index in range(3):
+        pods.start("", index, ALONE)
+    assert [pods.running[index].wait(PATIENCE_SECONDS) for index in range(3)] == [0, 0, 0]

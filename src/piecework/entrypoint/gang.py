@@ -336,6 +336,23 @@ def join(
         time.sleep(_RETRY_SECONDS)
 
 
+def meet(gang: Gang, connect: Callable[[Gang], socket.socket] = connect) -> None:
+    """Returns once all machines of the gang are there: where each runs the program by itself.
+
+    Raises GangError where one does not come in time, or is lost before all are there.
+    """
+    if gang.is_head:
+        with Head.listen(gang) as head:
+            head.gather({})
+            head.finish()
+        return
+    line, _ = join(gang, {}, connect)
+    said = line.receive()
+    line.close()
+    if said is None or "done" not in said:
+        raise GangError("the first machine of the gang was lost before all of it were there")
+
+
 class Worker:
     """A worker's life once it has joined: its program runs until the head says that it is done."""
 

@@ -6,7 +6,9 @@ Enters: $PIECEWORK_ORDER, one object of JSON, and the attempt's variables in the
      "store": "s3://bucket/piecework" | absent, "grace_seconds": 25, "message_bytes": 4096}
 
 `gang` says which of an attempt's pods this is, and where the first is (piecework.entrypoint.gang);
-`followers` what the program's engine makes pods from (piecework.entrypoint.spark_kubernetes).
+with `meets`: true, the program starts when all of them are there. `followers` is what the program's
+engine makes pods from (piecework.entrypoint.spark_kubernetes). An order without `launch` has no
+program: it is the meeting of a gang alone, before a container in which there is no launcher.
 
 Leaves: an exit code as the program's, and the termination message, in which the rest is told:
 
@@ -37,6 +39,7 @@ from piecework.entrypoint import keep
 from piecework.entrypoint.__main__ import Entrypoint, Message
 from piecework.entrypoint.data import settle
 from piecework.entrypoint.fetch import fetch_code
+from piecework.entrypoint.gang import Gang, GangError, meet
 from piecework.entrypoint.measure import ROOT, Container, merge
 from piecework.entrypoint.start import CannotStart, own_folder
 from piecework.entrypoint.use import UNKNOWN, Use
@@ -105,6 +108,8 @@ class Pod:
             "PIECEWORK_PYTHON": sys.executable,
         }
         os.environ["PIECEWORK_FOLDER"] = str(self.own)
+        if self.order.get("meets"):
+            _meet(self.order["gang"])
         grace = float(self.order.get("grace_seconds", GRACE_SECONDS))
         work = str(self.work)
         return {"launch": launch, "environ": environ, "work": work, "grace_seconds": grace}
@@ -222,6 +227,24 @@ def _encode(message: Message) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
 
 
+def _meet(gang: Mapping[str, Any]) -> None:
+    try:
+        meet(Gang(**gang))
+    except GangError as error:
+        raise CannotStart(str(error)) from error
+
+
+def _only_meet(gang: Mapping[str, Any], message_file: Path) -> int:
+    """Returns the exit code of a container that does nothing else; its message says why it is 1."""
+    try:
+        _meet(gang)
+    except (CannotStart, OSError) as error:
+        print(f"piecework: {error}", file=sys.stderr, flush=True)
+        message_file.write_text(str(error)[:_LONGEST_WHY])
+        return _FAILED
+    return 0
+
+
 def _end_early(number: int, _frame: object) -> None:
     """Before there is a program to end. A pod's first process ignores what it does not take."""
     raise SystemExit(128 + number)
@@ -232,6 +255,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _end_early)
     pod = Pod(os.environ, Path.cwd())
     os.environ.pop("PIECEWORK_ORDER")
+    if "launch" not in pod.order:
+        return _only_meet(pod.order["gang"], pod.message_file)
     return pod.run()
 
 

@@ -36,6 +36,8 @@ ROLE = f"{PREFIX}role"
 FOLLOWER = "follower"
 #: "true": the pod is found by the others of its gang, by the namespace's Service `piecework`.
 GANG = f"{PREFIX}gang"
+#: The container in which containers of a gang wait for each other, before that of the program.
+MEETING = "meeting"
 JOB = f"{PREFIX}job"
 PIPELINE = f"{PREFIX}pipeline"
 TEAM = f"{PREFIX}team"

@@ -34,6 +34,7 @@ Object = dict[str, Any]
 
 #: The name of the container that runs the program.
 CONTAINER = "job"
+_MEETING_MEMORY = "64Mi"
 #: Its priority class; it never preempts.
 PRIORITY_CLASS = "piecework"
 #: The user that piecework's own launcher runs as; no image needs to know it.
@@ -59,6 +60,7 @@ _CAPACITY_TYPES = {"never": ["on-demand"], "prefer": ["spot", "on-demand"], "onl
 #: A node that does not answer is for the keeper to judge (`lost_after`); this long at most.
 _SILENT_SECONDS = 86_400
 _LONGEST_HOST_NAME = 63
+_UNPRIVILEGED: Object = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 #: Linux takes no longer string in a program's environment.
 _LONGEST_VARIABLE = 128 * 1024 - 1
 
@@ -113,7 +115,8 @@ def pods_of(
     """The pods of an attempt, one a machine; or Spark's driver alone, which makes executors.
 
     `launch` is what the engine said (`Launch.to_json`). Engines other than `container` need a
-    `launcher`. Raises InputError where the program's start is too long to be told.
+    `launcher`; with one, containers of a gang start when all are there.
+    Raises InputError where the program's start is too long to be told.
     """
     pods: list[Object] = [
         {
@@ -170,8 +173,8 @@ def metadata_of(request: PodRequest, pool: Pool, queued_at: datetime, index: int
 
 
 def is_gang(plan: Plan) -> bool:
-    """Whether the attempt's pods can find each other: several, started by piecework's launcher."""
-    return own_pods(plan) > 1 and plan.job.container is None
+    """Whether the attempt has several pods, which then find each other by their names."""
+    return own_pods(plan) > 1
 
 
 def is_led(plan: Plan) -> bool:
@@ -393,6 +396,9 @@ def _spec_of(
     told = environment_of(request, index)
     if launch["starter"] == "container":
         container = _container_as_it_is(launch, told)
+        if is_gang(plan) and launcher is not None:
+            meeting, spec["volumes"] = _meeting(request, pool, launcher, index)
+            spec["initContainers"] = [meeting]
     else:
         container, spec["volumes"] = _container_with_launcher(plan, pool, launcher, told)
         security.update(runAsUser=USER, runAsGroup=USER, fsGroup=USER)
@@ -403,10 +409,7 @@ def _spec_of(
         container["envFrom"] = credentials.variables_from(request.data)
     container["name"] = CONTAINER
     container["resources"] = resources_of(plan)
-    container["securityContext"] = {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-    }
+    container["securityContext"] = _UNPRIVILEGED
     spec.update(securityContext=security, containers=[container])
     if has_executors(plan):
         be_driver(spec, divide(plan))
@@ -418,6 +421,7 @@ def _give_order(pod: Object, request: PodRequest, launcher: Launcher, index: int
     plan, order = request.plan, dict(launcher.order)
     if is_gang(plan):
         order["gang"] = gang_of(request, index)
+        order["meets"] = not is_led(plan)
     if has_executors(plan):
         launch = {**order["launch"], "starter": "spark_executor", "program": {}, "args": []}
         executor = {"launch": launch, "code": order.get("code")}
@@ -444,6 +448,25 @@ def _container_as_it_is(launch: Mapping[str, Any], told: Mapping[str, str]) -> O
     if launch.get("args"):
         container["args"] = [_literal(part) for part in launch["args"]]
     return container
+
+
+def _meeting(
+    request: PodRequest, pool: Pool, launcher: Launcher, index: int
+) -> tuple[Object, list[Object]]:
+    """What runs before a container of the user's own, from the pool's image: it ends when all of
+    the gang are there. And its volumes.
+    """
+    told = json.dumps({"gang": gang_of(request, index)}, separators=(",", ":"))
+    container, volumes = _container_with_launcher(
+        request.plan, pool, launcher, {"PIECEWORK_ORDER": told}
+    )
+    container["name"] = labels.MEETING
+    container["resources"] = {
+        "requests": {"cpu": "10m", "memory": _MEETING_MEMORY},
+        "limits": {"memory": _MEETING_MEMORY},
+    }
+    container["securityContext"] = {**_UNPRIVILEGED, "runAsUser": USER, "runAsGroup": USER}
+    return container, volumes
 
 
 def _container_with_launcher(

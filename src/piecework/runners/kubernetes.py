@@ -224,6 +224,9 @@ class KubernetesRunner:
         launcher = None
         if start["starter"] != "container":
             launcher = self._put_code(request, start)
+        elif plan.count > 1 and self.pool.image:
+            shelf = _shelf_of(self.view, self.settings)
+            launcher = Launcher(config_map=shelf.put_launcher(), order={})
         pods = pods_of(asked, self.pool, start, queued_at, launcher)
         try:
             if request.pod is not None:

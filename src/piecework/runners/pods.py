@@ -372,6 +372,11 @@ def _why_unscheduled(pod: Object) -> str:
 
 def _why_not_started(pod: Object) -> str:
     machine = pod["spec"].get("nodeName", "")
+    for status in pod.get("status", {}).get("initContainerStatuses") or ():
+        if status.get("state", {}).get("running"):
+            if status.get("name") == labels.MEETING:
+                return "waits for the other machines of its gang"
+            return f"its container {status.get('name')} comes first, and is at work on {machine}"
     for status in container_statuses(pod, init=True):
         waiting = status.get("state", {}).get("waiting")
         if waiting is None:
@@ -419,6 +424,9 @@ def _interruption(pod: Object, code: int | None) -> Ending:
         return _LOST
     why = said_by(status) or "nobody saw its program end"
     if started_at(pod) is None:
+        before = _failure_before(pod)
+        if before is not None:
+            return before
         return Ending(Outcome.NEVER_STARTED, f"its machine refused the pod: {why}", code)
     return Ending(Outcome.INTERRUPTED, f"its pod failed: {why}", code)
 
@@ -451,6 +459,21 @@ def _failure(pod: Object, ended: Mapping[str, Any], code: int | None) -> Ending:
         return _failure_beside(pod)
     signal = f" ({signal_name(code - _SIGNALLED)})" if 0 < code - _SIGNALLED < 65 else ""
     return Ending(Outcome.ERROR, f"exit code {code}{signal}", code)
+
+
+def _failure_before(pod: Object) -> Ending | None:
+    """The ending of a pod that a container failed which comes before the main one."""
+    for status in pod.get("status", {}).get("initContainerStatuses") or ():
+        ended = status.get("state", {}).get("terminated", {})
+        if not ended.get("exitCode"):
+            continue
+        message = one_line(ended.get("message"))
+        if status.get("name") == labels.MEETING and message:
+            return Ending(Outcome.ERROR, message)
+        code = int(ended["exitCode"])
+        what = f"exit code {code} of its container {status.get('name')}, which comes first"
+        return Ending(Outcome.ERROR, f"{what}: {message}" if message else what)
+    return None
 
 
 def _failure_beside(pod: Object) -> Ending:

@@ -43,7 +43,7 @@ from tests.unit.plan.manifests import (
 
 # ------------------------------------------------------------------ what it may do
 
-_FORBIDDEN_IN_SPEC = ("hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers")
+_FORBIDDEN_IN_SPEC = ("hostNetwork", "hostPID", "hostIPC", "ephemeralContainers")
 _ALLOWED_VOLUMES = {
     "configMap",
     "csi",
@@ -61,7 +61,7 @@ def violations(pod: Object) -> list[str]:
     spec, found = pod["spec"], [f for f in _FORBIDDEN_IN_SPEC if pod["spec"].get(f)]
     for volume in spec.get("volumes", []):
         found += sorted(set(volume) - {"name"} - _ALLOWED_VOLUMES)
-    for container in spec["containers"]:
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
         whole, own = spec["securityContext"], container["securityContext"]
         if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
             found.append("privilege escalation")
@@ -169,13 +169,44 @@ def test_attempts_do_not_share_a_token() -> None:
     assert len(tokens) == 2
 
 
-@pytest.mark.parametrize(("job", "count"), [({"dask": "a.py"}, 1), (CONTAINER, 3)], ids=str)
-def test_pods_alone_and_containers_of_the_users_own_are_no_such_gang(
-    job: dict[str, Any], count: int
-) -> None:
-    for pod in pods_for(KARPENTER, job, count=count):
+def test_a_pod_alone_has_no_name_that_others_know() -> None:
+    for job in ({"dask": "a.py"}, CONTAINER):
+        (pod,) = pods_for(KARPENTER, job)
         assert labels.GANG not in pod["metadata"]["labels"]
         assert "subdomain" not in pod["spec"]
+        assert "initContainers" not in pod["spec"]
+
+
+@pytest.mark.parametrize(
+    ("job", "meets"), [({"dask": "a.py"}, False), ({"python": "a.py"}, True)], ids=str
+)
+def test_a_program_on_each_machine_starts_when_all_are_there(
+    job: dict[str, Any], meets: bool
+) -> None:
+    assert {order_of(pod)["meets"] for pod in pods_for(KARPENTER, job, count=2)} == {meets}
+
+
+def test_containers_of_a_gang_meet_before_they_start_and_nothing_is_mounted_into_them() -> None:
+    plan = plan_of(KARPENTER, CONTAINER, count=2)
+    launch = launch_of(plan.job)
+    gang = pods_of(request_for(plan), KARPENTER, launch, QUEUED, LAUNCHER)
+    for index, pod in enumerate(gang):
+        (container,), (meeting,) = pod["spec"]["containers"], pod["spec"]["initContainers"]
+        assert "volumeMounts" not in container
+        assert (meeting["name"], meeting["image"]) == (labels.MEETING, KARPENTER.image)
+        assert meeting["securityContext"]["allowPrivilegeEscalation"] is False
+        (order,) = (e["value"] for e in meeting["env"] if e["name"] == "PIECEWORK_ORDER")
+        told = json.loads(order)
+        assert (list(told), told["gang"]["index"]) == (["gang"], index)
+        assert {e["name"]: e["value"] for e in container["env"]}["PIECEWORK_HEAD"] == (
+            told["gang"]["head"]
+        )
+        mounted = {each["name"] for each in meeting["volumeMounts"]}
+        assert mounted == {each["name"] for each in pod["spec"]["volumes"]}
+    # Without an image of the pool's there is nothing that could wait.
+    for pod in pods_of(request_for(plan), KARPENTER, launch, QUEUED):
+        assert "initContainers" not in pod["spec"]
+        assert "subdomain" in pod["spec"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -189,6 +190,35 @@ def test_a_pod_whose_sidecar_failed_names_it() -> None:
     beside = {"name": "proxy", "state": {"terminated": {"exitCode": 9}}}
     pod["status"]["containerStatuses"].append(beside)
     assert ending_of(pod) == Ending(ERROR, "exit code 9 of its container proxy", 9)
+
+
+def _with_first(name: str, **state: Any) -> Pod:
+    """A pod whose program has not started, because of a container that comes before it."""
+    pod = Pod().bound().container(waiting={"reason": "PodInitializing"})
+    return pod.status(initContainerStatuses=[{"name": name, "state": state}])
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "cause"),
+    [
+        ("fetch", "", "exit code 3 of its container fetch, which comes first"),
+        ("fetch", "no net", "exit code 3 of its container fetch, which comes first: no net"),
+        (labels.MEETING, "machine 1 never came", "machine 1 never came"),
+    ],
+)
+def test_a_container_that_comes_first_and_fails_is_an_error_and_no_refusal(
+    name: str, message: str, cause: str
+) -> None:
+    ended = {"exitCode": 3, "message": message, "finishedAt": text(20)}
+    pod = _with_first(name, terminated=ended).status(phase="Failed")
+    assert ending_of(pod) == Ending(ERROR, cause)
+
+
+def test_who_waits_for_a_container_that_comes_first_says_so() -> None:
+    pod = _with_first(labels.MEETING, running={"startedAt": text(6)})
+    assert waiting_of(pod)[0] == "waits for the other machines of its gang"
+    pod = _with_first("fetch", running={"startedAt": text(6)})
+    assert waiting_of(pod)[0] == "its container fetch comes first, and is at work on n1"
 
 
 outcomes = st.sampled_from([o for o in Outcome if o is not Outcome.SUCCESS])

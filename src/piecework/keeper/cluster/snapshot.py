@@ -440,7 +440,8 @@ _PULL_PROBLEMS = {
 
 
 def _pull_problem(status: Mapping[str, Any]) -> str | None:
-    for container in status.get("containerStatuses", ()):
+    first = status.get("initContainerStatuses") or ()
+    for container in [*first, *status.get("containerStatuses", ())]:
         waiting = container.get("state", {}).get("waiting") or {}
         what = _PULL_PROBLEMS.get(waiting.get("reason", ""))
         if what is not None:
