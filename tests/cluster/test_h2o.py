@@ -63,18 +63,24 @@ for number in itertools.count():
 """
 
 
-def test_h2o_learns_over_two_machines_and_ends_with_an_executor_that_is_lost(jobs: Jobs) -> None:
+@pytest.mark.parametrize(
+    ("mode", "executor"),
+    [("kubernetes", "KubernetesExecutorBackend"), ("standalone", "CoarseGrainedExecutorBackend")],
+)
+def test_h2o_learns_over_two_machines_and_ends_with_an_executor_that_is_lost(
+    jobs: Jobs, mode: str, executor: str
+) -> None:
     attempt = jobs.start(
         LEARNS,
-        h2o={"file": "job.py", "mode": "kubernetes"},
+        h2o={"file": "job.py", "mode": mode},
         machine={"cpu": 2, "memory": "8Gi", "count": 2},
     )
     jobs.wait_for_line(attempt, "model 0 of 2 nodes is right 2000 times")
     # What H2O knows is in that executor's memory, so there is nothing to go on with.
-    victim, *_ = processes("KubernetesExecutorBackend", attempt)
+    victim, *_ = processes(executor, attempt)
     victim.kill()
     status = jobs.ended(attempt)
-    # Either H2O says so to the program, which fails, or waits for ever, and the keeper ends it: as
+    # Either H2O says so to the program, which fails, or waits for ever, and is ended: as
     # interrupted where Spark deleted the executor's pod within the second of its end.
     assert status.outcome in (Outcome.ERROR, Outcome.INTERRUPTED), (status, jobs.log(attempt))
     jobs.nothing_left(attempt)

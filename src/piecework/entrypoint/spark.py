@@ -95,7 +95,7 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
     }
     if sizes:
         spark_home = env.get("SPARK_HOME") or str(packages["pyspark"])
-        daemons = _daemons(machine, sizes, spark_home, work, gang)
+        daemons = _daemons(launch, machine, sizes, spark_home, work, gang)
         argv, more = _with_daemons(daemons, gang, argv, settings, artifacts(environ, work))
         files |= more
     return Start(
@@ -109,11 +109,17 @@ def prepare(launch: Mapping[str, Any], environ: Mapping[str, str], work: Path) -
 
 
 def _daemons(
-    machine: Machine, sizes: Sizes, spark_home: str, work: Path, gang: Gang | None
+    launch: Mapping[str, Any],
+    machine: Machine,
+    sizes: Sizes,
+    spark_home: str,
+    work: Path,
+    gang: Gang | None,
 ) -> dict[str, Any]:
     """What the master and the workers of mode `standalone` are told, on each machine of its own."""
     own = own_folder(work)
     return {
+        "engine": launch["engine"],
         "cores": machine.cores,
         "memory_mib": sizes.workers_mib,
         "daemon_mib": DAEMON_HEAP,

@@ -1,8 +1,8 @@
 """The services of a Spark job in mode `standalone`: a master and a worker on this machine.
 
-    config: {"properties": {...}, "properties_file": "...", "cores": 8, "memory_mib": 20000,
-             "daemon_mib": 256, "daemon_options": "...", "spark_home": "...", "folder": "...",
-             "logs": "...", "out_of_memory": "...", "gang": {...} | null}
+    config: {"engine": "spark" | "h2o", "properties": {...}, "properties_file": "...", "cores": 8,
+             "memory_mib": 20000, "daemon_mib": 256, "daemon_options": "...", "spark_home": "...",
+             "folder": "...", "logs": "...", "out_of_memory": "...", "gang": {...} | null}
 
 They listen on the loopback interface only, or in a gang, each of whose other machines has a worker,
 on the address of the machine; then they know each other by a secret that the head hands out. The
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -34,6 +35,11 @@ HOST = "127.0.0.1"
 #: How long a JVM may take until it listens, on a machine that is busy.
 BOOT_SECONDS = 90.0
 END_SECONDS = 10.0
+#: What the master says of an executor that ended while its application runs.
+_REMOVED = re.compile(r"Removing executor \S+/(\d+) because it is (\w+)")
+_UNREGISTERED = "Received unregister request from application"
+#: How long an application may take from the first to the second.
+PARTING_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -47,6 +53,7 @@ class Daemons:
         self.head = head
         self.secret = secrets.token_hex(16) if head is not None else None
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self._removed_at: float | None = None
 
     @property
     def address(self) -> str:
@@ -65,7 +72,23 @@ class Daemons:
                 log = _log(self.config, name).read_text(encoding="utf-8", errors="replace")
                 last = "\n".join(log.splitlines()[-10:])
                 return f"Spark's {name} ended by itself, exit code {process.returncode}:\n{last}"
-        return None
+        return self._lost_executor() if self.config["engine"] == "h2o" else None
+
+    def _lost_executor(self) -> str | None:
+        """H2O's data is in its executors' memory: without one of them it waits for ever."""
+        if self.head is not None and self.head.lost:
+            return (
+                f"H2O cannot go on without machine {self.head.lost[0]} of the gang, which is lost"
+            )
+        log = _log(self.config, "master").read_text(encoding="utf-8", errors="replace")
+        removed = _REMOVED.search(log)
+        if removed is None or _UNREGISTERED in log:
+            return None
+        self._removed_at = self._removed_at or time.monotonic()
+        if time.monotonic() - self._removed_at < PARTING_SECONDS:
+            return None  # a program that ends has its executors end a moment before it says so
+        number, state = removed.groups()
+        return f"H2O cannot go on without its executor {number}, which has {state.lower()}"
 
     def program_ended(self) -> None:
         """Keeps what executors printed here; the driver's log is the job's. Ends the gang."""
