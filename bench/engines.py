@@ -54,7 +54,7 @@ _ANSWERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Way:
     """One way to ask. `folder` is where its program writes the answers."""
 

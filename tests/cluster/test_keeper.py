@@ -169,14 +169,14 @@ def test_another_keeper_takes_over_and_nothing_is_lost_or_written_twice(
 def test_what_a_container_used_is_counted_by_its_kubelet(on_karpenter: MakeGround) -> None:
     ground = on_karpenter()
     ground.start_keeper()
-    script = "timeout 75 sh -c 'while :; do :; done'; times | tail -n 1 > /dev/termination-log"
+    script = "timeout 75 sh -c 'while :; do :; done'; times > /dev/termination-log"
     attempt = ground.submit("busy", script)
     found = ground.ended(attempt, 300)
     assert found.outcome is Outcome.SUCCESS
     (status,) = ground.pods(attempt)[0]["status"]["containerStatuses"]
     ground.read(attempt)
-    minutes, seconds = re.findall(r"(\d+)m([\d.]+)s", status["state"]["terminated"]["message"])[0]
-    itself = 60 * int(minutes) + float(seconds)
+    times = re.findall(r"(\d+)m([\d.]+)s", status["state"]["terminated"]["message"])
+    itself = sum(60 * int(minutes) + float(seconds) for minutes, seconds in times)
     print(f"counted {found.cpu_seconds} of {itself} s, in {found.counted_seconds} s")
     assert found.cpu_seconds is not None
     assert found.counted_seconds is not None
