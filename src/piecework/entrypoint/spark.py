@@ -340,4 +340,7 @@ logger.native.level = error
 # Says that it shortened a plan, which nobody had asked to see.
 logger.strings.name = org.apache.spark.util.SparkStringUtils
 logger.strings.level = error
+# Says, in a log of its own, which executors have ended, and when an application has.
+logger.master.name = org.apache.spark.deploy.master.Master
+logger.master.level = info
 """
