@@ -102,6 +102,65 @@ def test_a_job_bears_the_loss_of_an_executor(jobs: Jobs) -> None:
     jobs.nothing_left(attempt)
 
 
+#: Has work for four executors, then none for so long that they go, then a little once more.
+WAVES = """
+import json, os, time
+
+from pyspark.sql import SparkSession
+
+spark = SparkSession.builder.getOrCreate()
+context = spark.sparkContext
+
+
+def executors():
+    return len(context._jsc.sc().statusTracker().getExecutorInfos()) - 1
+
+
+def wait(seconds):
+    def sleep(number):
+        time.sleep(seconds)
+        return os.environ["PIECEWORK_ATTEMPT"]
+    return sleep
+
+
+most = 0
+while most < 4:
+    done = context.parallelize(range(40), 40).map(wait(0.5)).collect()
+    most = max(most, executors())
+print("grown", flush=True)
+while executors():
+    time.sleep(0.5)
+print("shrunk", flush=True)
+time.sleep(70)
+again = context.parallelize(range(4), 4).map(wait(0.1)).count()
+json.dump({"most": most, "again": again}, open(os.environ["PIECEWORK_RESULT"], "w"))
+"""
+
+
+def test_executors_come_and_go_with_the_work_and_their_machines_with_them(jobs: Jobs) -> None:
+    conf = {
+        "spark.executor.cores": "1",
+        "spark.dynamicAllocation.enabled": "true",
+        "spark.dynamicAllocation.executorIdleTimeout": "5s",
+    }
+    attempt = jobs.start(
+        WAVES,
+        spark={"file": "job.py", "mode": "kubernetes", "conf": conf},
+        machine={"cpu": 2, "memory": "8Gi", "count": 2},
+    )
+    jobs.wait_for_line(attempt, "grown")
+    executors = [pod["spec"]["nodeName"] for pod in jobs.pods(attempt, labels.FOLLOWER)]
+    assert sorted(executors.count(node) for node in set(executors)) == [2, 2]
+    jobs.wait_for_line(attempt, "shrunk")
+    api, ground = jobs.api, jobs.ground
+    api.wait("a machine to go", lambda: any(m.gone_at for m in ground.timeline().machines.values()))
+    assert jobs.status(attempt).state == "running"
+    status = jobs.ended(attempt)
+    assert status.outcome is Outcome.SUCCESS, (status, jobs.log(attempt))
+    assert status.result == {"most": 4, "again": 4}
+    jobs.nothing_left(attempt)
+
+
 def test_no_executor_outlives_a_driver_whose_container_is_killed(jobs: Jobs) -> None:
     attempt = jobs.start(**on_machines(600))
     jobs.wait_for_line(attempt, "all executors are there")
