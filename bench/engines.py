@@ -101,7 +101,8 @@ class Asked:
 
 
 def run(quick: bool) -> Result:
-    """Runs every way once (three times where it is not quick), one after the other."""
+    """Runs every way, one after the other: once, or PIECEWORK_BENCH_ROUNDS times."""
+    rounds = int(os.environ.get("PIECEWORK_BENCH_ROUNDS", "1"))
     programs.build_all(programs.say)
     found: dict[Way, list[Asked]] = {}
     notes = []
@@ -116,7 +117,7 @@ def run(quick: bool) -> Result:
             ways.remove(_OPERATOR)
             notes.append(str(error))
         with bench.keeping():
-            for number in range(1 if quick else 3):
+            for number in range(rounds):
                 for way in ways:
                     asked = bench.ask(way)
                     found.setdefault(way, []).append(asked)
