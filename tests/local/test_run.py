@@ -165,6 +165,8 @@ def test_a_failed_job_fails_the_run_and_those_after_it_do_not_run(
     (failed,) = (run for run in found["runs"] if run["job"] == "fails")
     assert "9" in failed["cause"]
     assert "never: not run" in done.stderr
+    for_people = piecework("run", "failing.yaml")
+    assert "  | no luck\n" in for_people.stderr
 
 
 def test_submit_queues_a_run_that_can_be_waited_for_and_is_queued_once(

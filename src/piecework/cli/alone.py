@@ -124,7 +124,7 @@ def run_alone(
         pipeline_run=pipeline_run,
         data=folder,
     )
-    tell = teller(settings, as_json)
+    tell = teller(settings, as_json, with_logs=False)
     try:
         last = _attempt_until_done(alone, runner)
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from piecework.cli import options, terminal
-from piecework.errors import InputError
+from piecework.errors import InputError, PieceworkError
 
 if TYPE_CHECKING:
     from piecework.cli.log_output import LogOutput
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS = 0.2
 _CHUNK = 1 << 20
+#: How much of a log is told with a failure.
+_LAST_LINES, _LAST_BYTES = 8, 1 << 14
 #: Nobody wants to be told of a shorter wait.
 _QUIET_SECONDS = 1.0
 
@@ -98,6 +100,17 @@ def _chunks(runner: Runner, attempt: str) -> Iterator[bytes]:
     while chunk := runner.read_log(attempt, offset, _CHUNK):
         offset += len(chunk)
         yield chunk
+
+
+def last_lines(runner: Runner, attempt: str) -> list[str]:
+    """The end of an attempt's log; empty where there is none that can be read."""
+    end = b""
+    try:
+        for chunk in _chunks(runner, attempt):
+            end = (end + chunk)[-_LAST_BYTES:]
+    except PieceworkError:
+        return []
+    return end.decode(errors="replace").splitlines()[-_LAST_LINES:]
 
 
 def follow_run(runner: Runner, run: str, number: int, output: LogOutput) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from piecework.cli.past import past_of
 from piecework.cli.planning import on_pool, plan_pipeline
 from piecework.cli.platform_users import platform_in_use
 from piecework.config import Settings
-from piecework.errors import NoMachineError
+from piecework.errors import NoMachineError, PieceworkError
 from piecework.ledger.events import Outcome
 from piecework.spec.pipeline import Pipeline
 
@@ -168,8 +169,11 @@ def read_runs(settings: Settings, pipeline: Pipeline, pipeline_run: str) -> list
     return [run.to_json() for run in found]
 
 
-def teller(settings: Settings, as_json: bool) -> Callable[[Ended], None]:
-    """Prints how a pipeline run ended: as the object for programs, or as a bill for people."""
+def teller(settings: Settings, as_json: bool, *, with_logs: bool = True) -> Callable[[Ended], None]:
+    """Prints how a pipeline run ended: as the object for programs, or as a bill for people.
+
+    `with_logs`: people are shown the ends of the logs of what failed, which they have not seen yet.
+    """
 
     def tell(ended: Ended) -> None:
         if as_json:
@@ -179,6 +183,8 @@ def teller(settings: Settings, as_json: bool) -> Callable[[Ended], None]:
         for run in ended.runs:
             if run["outcome"] != Outcome.SUCCESS:
                 terminal.say(bill.failure(run))
+                if with_logs:
+                    _tell_log_end(run, settings)
         outcome = bill.outcome_text(ended.outcome)
         terminal.say(f"{ended.pipeline}: {outcome}  (pipeline run {ended.pipeline_run})")
         terminal.say()
@@ -187,6 +193,18 @@ def teller(settings: Settings, as_json: bool) -> Callable[[Ended], None]:
             _compare(ended, settings)
 
     return tell
+
+
+def _tell_log_end(run: bill.Run, settings: Settings) -> None:
+    from piecework.cli.logs import last_lines
+    from piecework.cli.runners import Runners
+
+    started = [each for each in run["attempts"] if each["started_at"]]
+    with suppress(PieceworkError):  # of a pool that is not configured any more
+        for last in started[-1:]:
+            runner = Runners(settings).of(last["pool"], last["attempt"])
+            for line in last_lines(runner, last["attempt"]):
+                terminal.say(f"  | {terminal.printable(line)}")
 
 
 def _compare(ended: Ended, settings: Settings) -> None:
