@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from testbed import components
+from testbed import components, jars
 from testbed.errors import TestbedError
-from testbed.place import Place, lock
-from testbed.programs import Progress, cache_folder, say
+from testbed.place import Place
+from testbed.programs import Progress, say
 
 _POM = Path(__file__).with_name("hdfs-pom.xml")
 _RPC_PORT, _WEB_PORT = 9000, 9870
 #: A DataNode's three ports are these plus ten times its number.
 _DATA_PORT, _DATA_IPC_PORT, _DATA_WEB_PORT = 9866, 9867, 9864
 _HEAP = "-Xmx192m"
-_LIBRARIES = "hdfs-3.5.0"
 _MOST_REPLICAS = 3
 NAME_NODE = "hdfs-namenode"
 
@@ -42,7 +41,7 @@ def web_url(place: Place) -> str:
 
 def start(place: Place, data_nodes: int = 1, progress: Progress = say) -> None:
     """Starts HDFS, formatted the first time, and waits until it takes writes."""
-    _libraries(progress)
+    jars.fetch(_POM, progress)
     replicas = {"dfs.replication": str(min(data_nodes, _MOST_REPLICAS))}
     settings = _write_settings(place, NAME_NODE, replicas)
     if not (place.folder / "hdfs" / "name").exists():
@@ -147,25 +146,7 @@ def _told(place: Place, name: str) -> dict[str, Any]:
 
 
 def _classes() -> str:
-    return f"{cache_folder() / _LIBRARIES}/*"
-
-
-def _libraries(progress: Progress) -> None:
-    """Asks Maven for Hadoop, where the cache has none."""
-    folder = cache_folder() / _LIBRARIES
-    with lock(folder.with_name(folder.name + ".lock")):
-        if not folder.is_dir():
-            if shutil.which("mvn") is None:
-                raise TestbedError("Maven fetches HDFS; install it (Debian: apt install maven)")
-            progress("fetching Hadoop from Maven")
-            unfinished = folder.with_name(folder.name + ".unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            _run(
-                ["mvn", "--quiet", "--batch-mode", f"--file={_POM}",
-                 "dependency:copy-dependencies", "-DexcludeTransitive=true",
-                 f"-DoutputDirectory={unfinished}"]
-            )  # fmt: skip
-            unfinished.rename(folder)
+    return f"{jars.folder_of(_POM)}/*"
 
 
 def _java() -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from testbed import certificates, packages, programs, registry
+from testbed import certificates, jars, packages, programs, registry
 from testbed.errors import TestbedError
 from testbed.place import REGISTRY_PORT, Place, lock
 from testbed.programs import Progress, cache_folder
@@ -87,7 +87,8 @@ def build(
 ) -> str:
     """Builds a folder's Dockerfile on `base`, pushes it as `image`, returns its name for pods.
 
-    Where the folder has a requirements.txt, the Dockerfile finds what it asks for in `packages`.
+    Where the folder has a requirements.txt, the Dockerfile finds what it asks for in `packages`;
+    where it has a pom.xml, too, in `jars`.
     """
     if base == BASE:
         push_base(place, progress)
@@ -116,6 +117,8 @@ def shipped(place: Place, name: str, progress: Progress = programs.say) -> str:
     base = below if below == BASE else shipped(place, below, progress).partition("/")[2]
     digest = hashlib.sha256(base.encode() + (folder / "Dockerfile").read_bytes())
     digest.update(packages.fingerprint(folder).encode())
+    if (folder / jars.POM).exists():
+        digest.update((folder / jars.POM).read_bytes())
     image = f"{name}:{digest.hexdigest()[:12]}"
     if registry.has(place, image):
         return name_in(place, image)
@@ -124,7 +127,9 @@ def shipped(place: Place, name: str, progress: Progress = programs.say) -> str:
 
 @contextmanager
 def context_of(folder: Path, progress: Progress) -> Iterator[Path]:
-    """The folder as the builder sees it: with its Python packages, where it asks for some."""
+    """The folder as the builder sees it: with its Python packages and its jars, where it asks for
+    some.
+    """
     if not (folder / packages.REQUIREMENTS).exists():
         yield folder
         return
@@ -134,6 +139,9 @@ def context_of(folder: Path, progress: Progress) -> Iterator[Path]:
         shutil.copytree(folder, context)
         # Links, not copies: hundreds of megabytes, and both are in the cache.
         shutil.copytree(installed, context / "packages", copy_function=os.link)
+        pom = folder / jars.POM
+        if pom.exists():
+            shutil.copytree(jars.fetch(pom, progress), context / "jars", copy_function=os.link)
         yield context
 
 

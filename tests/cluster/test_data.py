@@ -130,15 +130,17 @@ from pyspark.sql import SparkSession
 spark = SparkSession.builder.getOrCreate()
 rows = spark.read.option("header", True).csv("hdfs://lake/rows.csv")
 rows.write.mode("overwrite").parquet("hdfs://lake/copy")
-count = spark.read.parquet("hdfs://lake/copy").count()
+spark.read.parquet("hdfs://lake/copy").write.parquet("s3://piecework/copy")
+count = spark.read.parquet("s3a://piecework/copy").count()
 json.dump({"rows": count}, open(os.environ["PIECEWORK_RESULT"], "w"))
 """
 
 
-def test_spark_reaches_a_name_service_of_hdfs_and_takes_its_code_from_there(
-    cluster_pool: PoolPlace, here: Place, lake: dict[str, Any]
+def test_spark_reaches_a_name_service_of_hdfs_and_s3_and_takes_its_code_from_there(
+    cluster_pool: PoolPlace, here: Place, lake: dict[str, Any], s3: dict[str, Any]
 ) -> None:
-    cluster_pool.change(store="hdfs://lake/piecework", access={"hdfs": lake, "user": "etl"})
+    access = {"hdfs": lake, "user": "etl", "s3": s3, "secret": SECRET}
+    cluster_pool.change(store="hdfs://lake/piecework", access=access)
     store = Store.of(cluster_pool.settings)
     assert store is not None
     fs, _ = store.file_system()
