@@ -5,8 +5,9 @@
     make images REGISTRY=... TAG=2 IMAGES="python spark"
 
 What enters are the folders with their Dockerfiles; what leaves are images in a registry, and their
-names on stdout. Their packages are installed here, as requirements.lock pins them; so they run on
-this computer's kind of processor, and on Python 3.11.
+names on stdout. Their packages are installed here, as requirements.lock pins them, and the jars of
+Spark by Maven, as its pom.xml does; so they run on this computer's kind of processor, and on
+Python 3.11.
 """
 
 from __future__ import annotations
