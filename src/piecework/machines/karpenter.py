@@ -86,7 +86,7 @@ class Karpenter:
             pool = self._pools.get(metadata.get("labels", {}).get(labels.POOL, ""))
             if pool is not None:
                 current[metadata["name"]] = version, read_claim(claim, pool)
-        for name, (version, machine) in self._read.items():
+        for name, (version, machine) in list(self._read.items()):  # others may forget one meanwhile
             if name not in current and machine.gone_at is None:
                 # It was not held, or somebody let go of it: all that is known is that it is gone.
                 gone = replace(machine, gone_at=machine.leaving_at or self._now())

@@ -2,7 +2,9 @@
 
 Enters: a cluster, its pools, a ledger. Leaves: machines that are used or given back, and a ledger
 that knows. A tick is started by a change, a moment later, so that what changes together is looked
-at together; and at least once a second while there is anything, because time passes too.
+at together; and at least once a second while there is anything, because time passes too. Deciding
+is what takes time where there is much, and doing may have to wait for others: recording waits for
+neither.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -44,7 +47,8 @@ logger = logging.getLogger(__name__)
 
 #: From a change to the tick that looks at it: what changes together is looked at together.
 DEBOUNCE_SECONDS = 0.1
-#: After a tick it rests at least so many times as long as that took: at most a fifth of a core.
+#: From one decision to the next it rests at least so many times as long as that took: at most a
+#: fifth of a core.
 REST = 4.0
 #: What is done first where there is much to do: first whatever saves money, then whoever waits.
 URGENCY = (
@@ -170,20 +174,42 @@ class Tending:
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Ticks until `stop`."""
-        rest = 0.0
-        while not self._stopping.is_set():
-            busy = bool(self.state.attempts or self.state.machines)
-            if self.wake.wait(IDLE_SECONDS if busy else 5 * IDLE_SECONDS):
-                self._stopping.wait(max(DEBOUNCE_SECONDS, rest))
-            self.wake.clear()
-            began = time.thread_time()
-            try:
-                self.tick()
-            except PieceworkError as error:
-                logger.warning("a round was not finished, and is tried again: %s", error)
-                self._stopping.wait(IDLE_SECONDS)
-            rest = REST * (time.thread_time() - began)
+        """Ticks until `stop`. What happens is recorded at once, also while something is done that
+        takes its time, and while it rests.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="acting") as hands:
+            acting: Future[tuple[Snapshot, list[Done]]] | None = None
+            # Whether anything has changed, or time has passed, since the last decision.
+            due, rested_at = True, 0.0
+            while not self._stopping.is_set():
+                woken = self.wake.wait(self._pause(rested_at, due=due, acting=acting is not None))
+                if woken and acting is None:
+                    self._stopping.wait(DEBOUNCE_SECONDS)
+                self.wake.clear()
+                due = due or woken or acting is None
+                try:
+                    if acting is not None and acting.done():
+                        done, acting = acting, None
+                        self._finish(*done.result())
+                    if not due or acting is not None or time.monotonic() < rested_at:
+                        self.note()
+                        continue
+                    began = time.thread_time()
+                    due, decided = False, self._decide()
+                    rested_at = time.monotonic() + REST * (time.thread_time() - began)
+                    if decided is not None:
+                        acting = hands.submit(self._act, *decided)
+                except PieceworkError as error:
+                    logger.warning("a round was not finished, and is tried again: %s", error)
+                    self._stopping.wait(IDLE_SECONDS)
+
+    def _pause(self, rested_at: float, *, due: bool, acting: bool) -> float:
+        """How long nothing needs to be looked at, if nothing changes."""
+        if acting:
+            return DEBOUNCE_SECONDS
+        if due:
+            return max(0.0, rested_at - time.monotonic())
+        return IDLE_SECONDS if self.state.attempts or self.state.machines else 5 * IDLE_SECONDS
 
     def stop(self) -> None:
         """Ends the loop after the present tick."""
@@ -196,24 +222,41 @@ class Tending:
         Does nothing while others are the keeper, but stays up to date; and only records while a
         watch is broken: what it would act upon may not be true any more.
         """
+        decided = self._decide()
+        return [] if decided is None else self._finish(*self._act(*decided))
+
+    def note(self) -> None:
+        """Takes note of what has changed, and records it: a hundredth of a whole round."""
+        snapshot = self.look()
+        if self.may_act():
+            self.record(snapshot)
+
+    def _decide(self) -> tuple[Snapshot, list[Action]] | None:
+        """Takes note, records, and decides; None where nothing is to be done now."""
         snapshot = self.look()
         for look in self.helpers.look:
             look(snapshot)
         if not self.may_act():
-            return []
+            return None
         for provider in dict.fromkeys(self.providers.values()):
             provider.attend(bool(snapshot.unbound))
         for act in self.helpers.act:
             act(snapshot)
         self.record(snapshot)
         if self._is_blind():
-            return []
-        done = self.executor.apply(in_portions(decide(snapshot, self.writer.over)))
+            return None
+        return snapshot, in_portions(decide(snapshot, self.writer.over))
+
+    def _act(self, snapshot: Snapshot, actions: list[Action]) -> tuple[Snapshot, list[Done]]:
+        return snapshot, self.executor.apply(actions)
+
+    def _finish(self, snapshot: Snapshot, done: list[Done]) -> list[Done]:
+        """What was done is known before a watch tells of it, and makes room for more."""
         self._take_back(done)
         for told in self.helpers.told:
             told(snapshot, done)
         if any(result.error is None for result in done):
-            self.wake.set()  # what was done may have made room for more
+            self.wake.set()
         return done
 
     def look_around(self) -> Snapshot:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -158,6 +159,65 @@ def test_a_pod_is_marked_only_in_a_tick_after_its_end_was_written() -> None:
     assert Kind.MACHINE_VACATED in kinds
     assert any(isinstance(action, MarkRecorded) for action in keeper.tick())
     assert len(keeper.written) == len(kinds)
+
+
+@dataclass
+class _SlowExecutor(_Executor):
+    """Begins what is to be done, and goes on only when it may."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    may_go_on: threading.Event = field(default_factory=threading.Event)
+    calls: int = 0
+
+    def apply(self, actions: Iterable[Action]) -> list[Done]:
+        self.calls += 1
+        self.begun.set()
+        assert self.may_go_on.wait(60)
+        return super().apply(actions)
+
+
+def test_what_happens_is_recorded_while_something_is_done_that_takes_its_time() -> None:
+    executor = _SlowExecutor()
+    keeper = _Keeper(executor=executor)
+    keeper.cluster.pods.append(pod_json("waits", gated=True))
+    tending = keeper.tending
+    thread = threading.Thread(target=tending.run)
+    thread.start()
+    try:
+        assert executor.begun.wait(60)
+        keeper.cluster.pods.append(pod_json("other", node="node-m", started=-20, ended=-1))
+        tending.wake.set()
+        until = time.monotonic() + 60
+        while Kind.ATTEMPT_ENDED not in [event.kind for event in keeper.written]:
+            assert time.monotonic() < until
+            tending.writer.flush()
+            time.sleep(0.01)
+        assert executor.calls == 1
+    finally:
+        executor.may_go_on.set()
+        tending.stop()
+        thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_keeper_decides_again_when_something_has_changed() -> None:
+    executor = _SlowExecutor()
+    executor.may_go_on.set()
+    keeper = _Keeper(executor=executor)
+    thread = threading.Thread(target=keeper.tending.run)
+    thread.start()
+    try:
+        assert executor.begun.wait(60)
+        keeper.cluster.pods.append(pod_json("waits", gated=True))
+        until = time.monotonic() + 60
+        while not executor.actions:
+            assert time.monotonic() < until
+            keeper.tending.wake.set()
+            time.sleep(0.01)
+    finally:
+        keeper.tending.stop()
+        thread.join(60)
+    assert isinstance(executor.actions[0], Admit)
 
 
 def test_a_node_that_fell_silent_while_the_api_server_was_away_is_given_its_time() -> None:
