@@ -141,7 +141,7 @@ def test_executors_come_and_go_with_the_work_and_their_machines_with_them(jobs: 
     conf = {
         "spark.executor.cores": "1",
         "spark.dynamicAllocation.enabled": "true",
-        "spark.dynamicAllocation.executorIdleTimeout": "5s",
+        "spark.dynamicAllocation.executorIdleTimeout": "20s",
     }
     attempt = jobs.start(
         WAVES,
@@ -149,8 +149,9 @@ def test_executors_come_and_go_with_the_work_and_their_machines_with_them(jobs: 
         machine={"cpu": 2, "memory": "8Gi", "count": 2},
     )
     jobs.wait_for_line(attempt, "grown")
-    executors = [pod["spec"]["nodeName"] for pod in jobs.pods(attempt, labels.FOLLOWER)]
-    assert sorted(executors.count(node) for node in set(executors)) == [2, 2]
+    # More may wait behind their gates: Spark does not know how many fit.
+    nodes = [pod["spec"].get("nodeName") for pod in jobs.pods(attempt, labels.FOLLOWER)]
+    assert sorted(nodes.count(node) for node in set(nodes) - {None}) == [2, 2]
     jobs.wait_for_line(attempt, "shrunk")
     api, ground = jobs.api, jobs.ground
     api.wait("a machine to go", lambda: any(m.gone_at for m in ground.timeline().machines.values()))
