@@ -149,7 +149,7 @@ def test_executors_come_and_go_with_the_work_and_their_machines_with_them(jobs: 
         machine={"cpu": 2, "memory": "8Gi", "count": 2},
     )
     jobs.wait_for_line(attempt, "grown")
-    # More may wait behind their gates: Spark does not know how many fit.
+    # Others may be on their way to take the place of some.
     nodes = [pod["spec"].get("nodeName") for pod in jobs.pods(attempt, labels.FOLLOWER)]
     assert sorted(nodes.count(node) for node in set(nodes) - {None}) == [2, 2]
     jobs.wait_for_line(attempt, "shrunk")
