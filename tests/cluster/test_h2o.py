@@ -63,21 +63,15 @@ for number in itertools.count():
 """
 
 
-@pytest.mark.parametrize(
-    ("mode", "executor"),
-    [("kubernetes", "KubernetesExecutorBackend"), ("standalone", "CoarseGrainedExecutorBackend")],
-)
-def test_h2o_learns_over_two_machines_and_ends_with_an_executor_that_is_lost(
-    jobs: Jobs, mode: str, executor: str
-) -> None:
+def test_h2o_learns_over_two_machines_and_ends_with_an_executor_that_is_lost(jobs: Jobs) -> None:
     attempt = jobs.start(
         LEARNS,
-        h2o={"file": "job.py", "mode": mode},
+        h2o={"file": "job.py", "mode": "kubernetes"},
         machine={"cpu": 2, "memory": "8Gi", "count": 2},
     )
     jobs.wait_for_line(attempt, "model 0 of 2 nodes is right 2000 times")
     # What H2O knows is in that executor's memory, so there is nothing to go on with.
-    victim, *_ = processes(executor, attempt)
+    victim, *_ = processes("KubernetesExecutorBackend", attempt)
     victim.kill()
     status = jobs.ended(attempt)
     # Either H2O says so to the program, which fails, or waits for ever, and is ended: as

@@ -131,7 +131,7 @@ print("grown", flush=True)
 while executors():
     time.sleep(0.5)
 print("shrunk", flush=True)
-time.sleep(70)
+time.sleep(45)
 again = context.parallelize(range(4), 4).map(wait(0.1)).count()
 json.dump({"most": most, "again": again}, open(os.environ["PIECEWORK_RESULT"], "w"))
 """
