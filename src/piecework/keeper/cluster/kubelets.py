@@ -35,6 +35,7 @@ MOST_AT_ONCE = 50
 #: For how long a machine that does not answer is left alone.
 SILENCE_SECONDS = 120.0
 PORT = 10250
+_ANYBODY = "any machine"
 _TOKEN_SECONDS = 3600
 _ANSWER_SECONDS = 3.0
 _LONGEST_ANSWER = 8 << 20
@@ -57,7 +58,9 @@ class Ask(Protocol):
     """Asks one kubelet."""
 
     def __call__(self, address: str) -> str:
-        """Its measurements as text. Raises OSError, HTTPException or PieceworkError."""
+        """Its measurements as text. Raises OSError, HTTPException or ValueError where that machine
+        does not tell, and PieceworkError where none would.
+        """
 
 
 class Kubelets(threading.Thread):
@@ -105,22 +108,27 @@ class Kubelets(threading.Thread):
         self._turn = [each for each in self._turn if each in running] or list(running)
         batch, self._turn = self._turn[:MOST_AT_ONCE], self._turn[MOST_AT_ONCE:]
         found = {uid: use for uid, use in self.found.items() if uid in self._there}
+        problems: dict[str, str] = {}
         for address in batch:
             if self._stopping.is_set():
                 return
-            if address not in self._silent_until:
-                counted = self._count(address)
+            if address in self._silent_until or _ANYBODY in self._silent_until:
+                continue
+            try:
+                counted = read_counts(self._ask(address))
+            except PieceworkError as error:  # there is no token for it, nor for others
+                problems[_ANYBODY] = str(error)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                problems[address] = str(error)
+            else:
                 for uid, pod in running[address].items():
                     self._take(found, uid, pod, counted)
+                continue
+            self._silent_until |= dict.fromkeys(problems, now + SILENCE_SECONDS)
         self.found = found
-
-    def _count(self, address: str) -> Mapping[ContainerKey, Counted]:
-        try:
-            return read_counts(self._ask(address))
-        except (PieceworkError, OSError, http.client.HTTPException, ValueError) as error:
-            logger.info("what containers on %s use is not known: %s", address, error)
-            self._silent_until[address] = time.monotonic() + SILENCE_SECONDS
-            return {}
+        for address, problem in list(problems.items())[:1]:
+            others = f" (and on {len(problems) - 1} others)" if len(problems) > 1 else ""
+            logger.info("what containers on %s use is not known: %s%s", address, problem, others)
 
     def _take(
         self,
