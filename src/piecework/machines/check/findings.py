@@ -127,6 +127,12 @@ def _find_in_rights(survey: Survey) -> Iterator[Finding]:
         yield error(
             f"the keeper's service account may not: {_name(survey.missing_keeper_rights)}", RENDER
         )
+    if survey.missing_meter_rights:
+        yield warning(
+            "what containers without piecework's launcher use stays unknown: kubelets can't be "
+            f"asked without: {_name(survey.missing_meter_rights)}",
+            RENDER,
+        )
     if survey.missing_driver_rights:
         yield warning(
             "Spark jobs with mode kubernetes can't make their executors: their service account "

@@ -34,6 +34,7 @@ from piecework.kube.transport import UnreachableError
 from piecework.machines import groups
 from piecework.machines.access import (
     KEEPER,
+    METER,
     driver_rights,
     keeper_rights,
     namespaces_of,
@@ -79,6 +80,7 @@ class Part(StrEnum):
     RIGHTS = "your own rights"
     KEEPER_RIGHTS = "the keeper's rights"
     DRIVER_RIGHTS = "the rights of Spark's drivers"
+    METER_RIGHTS = "the rights to ask kubelets"
     NODE_POOLS = "NodePools"
     NODES = "nodes"
     PODS = "the pods on the pools' machines"
@@ -134,11 +136,13 @@ class Right:
     group: str
     resource: str
     namespace: str | None = None
+    #: Where it is about one object alone.
+    name: str = ""
 
     def __str__(self) -> str:
         where = "in the whole cluster" if self.namespace is None else f"in {self.namespace}"
         named = f"{self.resource}.{self.group}" if self.group else self.resource
-        return f"{self.verb} {named} {where}"
+        return f"{self.verb} {named} {f'of {self.name} ' if self.name else ''}{where}"
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,7 @@ class Survey:
     missing_rights: tuple[Right, ...] = ()
     missing_keeper_rights: tuple[Right, ...] | None = None
     missing_driver_rights: tuple[Right, ...] = ()
+    missing_meter_rights: tuple[Right, ...] = ()
     node_pools: Mapping[str, Object] | None = None
     nodes: tuple[Object, ...] = ()
     pods: Mapping[str, Sequence[Object]] = field(default_factory=dict)
@@ -218,6 +223,9 @@ def survey(pools: Sequence[Pool], kube: Reader, cloud: Cloud | None, now: dateti
         ),
         missing_driver_rights=look.at(
             Part.DRIVER_RIGHTS, lambda: _missing_of_drivers(kube, pools), ()
+        ),
+        missing_meter_rights=look.at(
+            Part.METER_RIGHTS, lambda: _missing_of_meter(kube, names[0]), ()
         ),
         nodes=look.at(Part.NODES, lambda: _nodes(kube), ()),
     )
@@ -295,6 +303,21 @@ def _missing_of_keeper(kube: Reader, pools: Sequence[Pool], home: str) -> tuple[
     return tuple(right for right in wanted if not _may(kube, _REVIEW, right, who))
 
 
+def _missing_of_meter(kube: Reader, home: str) -> tuple[Right, ...]:
+    """What is missing for kubelets to be asked, where the keeper has a service account."""
+    if kube.get(SERVICE_ACCOUNT, KEEPER, home) is None:
+        return ()
+    wanted = {
+        Right("create", "", "serviceaccounts/token", home, METER): KEEPER,
+        Right("get", "", "nodes/metrics"): METER,
+    }
+    return tuple(
+        right
+        for right, account in wanted.items()
+        if not _may(kube, _REVIEW, right, {"user": f"system:serviceaccount:{home}:{account}"})
+    )
+
+
 def _missing_of_drivers(kube: Reader, pools: Sequence[Pool]) -> tuple[Right, ...]:
     """Of the accounts that Spark's drivers have, one in each namespace or the pool's own."""
     accounts = {(pool.namespace, pool.service_account or DRIVER_ACCOUNT): None for pool in pools}
@@ -313,6 +336,8 @@ def _may(kube: Reader, kind: Kind, right: Right, who: Mapping[str, str]) -> bool
         asked["subresource"] = subresource
     if right.namespace:
         asked["namespace"] = right.namespace
+    if right.name:
+        asked["name"] = right.name
     spec = {**who, "resourceAttributes": asked}
     answer = kube.create(kind, {"metadata": {}, "spec": spec})
     return bool(answer.get("status", {}).get("allowed"))

@@ -95,12 +95,22 @@ def test_rights_that_are_missing_are_named() -> None:
     assert drivers.severity is Severity.WARNING
 
 
+def test_without_the_right_to_ask_kubelets_the_use_of_containers_stays_unknown() -> None:
+    cluster = cluster_for(BURST)
+    cluster.forbidden = {("create", "serviceaccounts"), ("get", "nodes")}
+    found = [each for each in hurting(check(BURST, cluster=cluster)) if "kubelets" in each.what]
+    assert [each.severity for each in found] == [Severity.WARNING]
+    assert "create serviceaccounts/token of piecework-meter in piecework" in found[0].what
+    assert "get nodes/metrics in the whole cluster" in found[0].what
+
+
 def test_the_keepers_rights_are_asked_of_its_service_account_where_it_has_one() -> None:
     cluster = cluster_for(BURST)
     check(BURST, cluster=cluster)
     users = {each["user"] for each in cluster.asked if "user" in each}
     driver = "system:serviceaccount:piecework:piecework-driver"
-    assert users == {"system:serviceaccount:piecework:piecework-keeper", driver}
+    accounts = [f"system:serviceaccount:piecework:piecework-{name}" for name in ("keeper", "meter")]
+    assert users == {*accounts, driver}
     assert {"subresource": "log"}.items() <= next(
         each["resourceAttributes"].items()
         for each in cluster.asked
