@@ -180,21 +180,22 @@ class Tending:
         with ThreadPoolExecutor(1, thread_name_prefix="acting") as hands:
             acting: Future[tuple[Snapshot, list[Done]]] | None = None
             # Whether anything has changed, or time has passed, since the last decision.
-            due, rested_at = True, 0.0
+            due, rested_at, rest = True, 0.0, 0.0
             while not self._stopping.is_set():
                 woken = self.wake.wait(self._pause(rested_at, due=due, acting=acting is not None))
-                if woken and acting is None:
-                    self._stopping.wait(DEBOUNCE_SECONDS)
+                if woken:
+                    self._stopping.wait(max(DEBOUNCE_SECONDS, rest))
                 self.wake.clear()
                 due = due or woken or acting is None
+                began, rest = time.thread_time(), 0.0
                 try:
                     if acting is not None and acting.done():
                         done, acting = acting, None
                         self._finish(*done.result())
                     if not due or acting is not None or time.monotonic() < rested_at:
                         self.note()
+                        rest = REST * (time.thread_time() - began)
                         continue
-                    began = time.thread_time()
                     due, decided = False, self._decide()
                     rested_at = time.monotonic() + REST * (time.thread_time() - began)
                     if decided is not None:
