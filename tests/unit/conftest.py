@@ -10,7 +10,7 @@ from pytest_socket import disable_socket
 
 # A slow machine is no failure; what is slow shows in the bench.
 settings.register_profile(
-    "piecework", deadline=None, max_examples=100 if "CI" in os.environ else 30
+    "piecework", deadline=None, max_examples=100 if "CI" in os.environ else 20
 )
 settings.load_profile("piecework")
 

@@ -14,12 +14,13 @@ from piecework.entrypoint import tree
 
 @pytest.fixture
 def child() -> Iterator[int]:
-    """A process that waits for a signal."""
+    """A process that waits for a signal, and ignores the polite one from its beginning."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pid = os.fork()
     if pid == 0:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(60)
         os._exit(0)
+    signal.signal(signal.SIGTERM, before)
     yield pid
     try:
         os.kill(pid, signal.SIGKILL)
