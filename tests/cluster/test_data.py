@@ -136,8 +136,14 @@ json.dump({"rows": count}, open(os.environ["PIECEWORK_RESULT"], "w"))
 """
 
 
+@pytest.mark.parametrize(("engine", "image"), [("spark", "spark"), ("h2o", "spark-h2o")])
 def test_spark_reaches_a_name_service_of_hdfs_and_s3_and_takes_its_code_from_there(
-    cluster_pool: PoolPlace, here: Place, lake: dict[str, Any], s3: dict[str, Any]
+    cluster_pool: PoolPlace,
+    here: Place,
+    lake: dict[str, Any],
+    s3: dict[str, Any],
+    engine: str,
+    image: str,
 ) -> None:
     access = {"hdfs": lake, "user": "etl", "s3": s3, "secret": SECRET}
     cluster_pool.change(store="hdfs://lake/piecework", access=access)
@@ -146,7 +152,7 @@ def test_spark_reaches_a_name_service_of_hdfs_and_s3_and_takes_its_code_from_the
     fs, _ = store.file_system()
     fs.pipe_file("/rows.csv", b"x,y\n1,2\n3,4\n")
     (cluster_pool.code / "job.py").write_text(COUNTS_ROWS)
-    attempt = cluster_pool.start(spark="job.py", image=images.shipped(here, "spark"))
+    attempt = cluster_pool.start(**{engine: "job.py"}, image=images.shipped(here, image))
     status = cluster_pool.ended(attempt, 400)
     assert status.outcome is Outcome.SUCCESS, (status, cluster_pool.log(attempt))
     assert status.result == {"rows": 2}
