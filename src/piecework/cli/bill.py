@@ -60,10 +60,17 @@ def exit_code(outcome: str) -> int:
 
 def total(runs: Sequence[Run]) -> Decimal | None:
     """The sum of the runs' costs; None where one is unknown."""
-    costs = [run["cost"] for run in runs]
-    if any(cost is None for cost in costs):
-        return None
-    return sum((Decimal(cost) for cost in costs), Decimal(0))
+    return add(run["cost"] for run in runs)
+
+
+def add(costs: Iterable[str | Decimal | None]) -> Decimal | None:
+    """Their sum; None where one is unknown."""
+    found = Decimal(0)
+    for cost in costs:
+        if cost is None:
+            return None
+        found += Decimal(cost)
+    return found
 
 
 def to_json(

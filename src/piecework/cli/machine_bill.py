@@ -7,7 +7,7 @@ up, so its bill is known some time after the last job has ended.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ def describe(settings: Settings, runs: Sequence[bill.Run]) -> str:
     ]
     machines = [report.to_json() for report in found]
     rows = [_row(machine, jobs) for machine in machines]
-    wasted, cost = _sum(map(_waste, machines)), _sum(each["cost"] for each in machines)
+    wasted, cost = bill.add(map(_waste, machines)), bill.add(each["cost"] for each in machines)
     rows.append(["sum", *[""] * 6, bill.money(wasted), bill.money(cost)])
     return table(columns, rows, terminal.width())
 
@@ -97,18 +97,9 @@ def _row(machine: Mapping[str, Any], jobs: Mapping[str, str]) -> list[str | None
     ]
 
 
-def _waste(machine: Mapping[str, Any]) -> str | None:
+def _waste(machine: Mapping[str, Any]) -> Decimal | None:
     """What of a machine's cost is charged to no job; None where a price is missing."""
-    return _sum(cost for part, cost in machine["parts"].items() if part in WASTES)
-
-
-def _sum(costs: Iterable[str | None]) -> str | None:
-    total = Decimal(0)
-    for cost in costs:
-        if cost is None:
-            return None
-        total += Decimal(cost)
-    return f"{total:f}"
+    return bill.add(cost for part, cost in machine["parts"].items() if part in WASTES)
 
 
 def _after(start: str | None, at: str | None) -> str | None:

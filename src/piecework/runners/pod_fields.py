@@ -77,9 +77,13 @@ def main_status(pod: Object) -> Mapping[str, Any]:
 
 def container_statuses(pod: Object, *, init: bool = False) -> Iterable[Mapping[str, Any]]:
     """What the kubelet says of all containers; with `init`, of those that come before them, too."""
-    status = pod.get("status", {})
-    first = status.get("initContainerStatuses") or () if init else ()
-    return [*first, *(status.get("containerStatuses") or ())]
+    main = pod.get("status", {}).get("containerStatuses") or ()
+    return [*init_statuses(pod), *main] if init else list(main)
+
+
+def init_statuses(pod: Object) -> Iterable[Mapping[str, Any]]:
+    """What the kubelet says of the containers that come before the others."""
+    return pod.get("status", {}).get("initContainerStatuses") or ()
 
 
 def terminated_of(pod: Object) -> Mapping[str, Any] | None:

@@ -28,6 +28,7 @@ from piecework.runners.pod_fields import (
     disrupted_at,
     image_of,
     index_of,
+    init_statuses,
     is_follower,
     knew_of_deletion,
     last_transition,
@@ -372,7 +373,7 @@ def _why_unscheduled(pod: Object) -> str:
 
 def _why_not_started(pod: Object) -> str:
     machine = pod["spec"].get("nodeName", "")
-    for status in pod.get("status", {}).get("initContainerStatuses") or ():
+    for status in init_statuses(pod):
         if status.get("state", {}).get("running"):
             if status.get("name") == labels.MEETING:
                 return "waits for the other machines of its gang"
@@ -463,7 +464,7 @@ def _failure(pod: Object, ended: Mapping[str, Any], code: int | None) -> Ending:
 
 def _failure_before(pod: Object) -> Ending | None:
     """The ending of a pod that a container failed which comes before the main one."""
-    for status in pod.get("status", {}).get("initContainerStatuses") or ():
+    for status in init_statuses(pod):
         ended = status.get("state", {}).get("terminated", {})
         if not ended.get("exitCode"):
             continue

@@ -8,12 +8,12 @@ own: in a large cluster all events are far too many to watch.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
 from piecework.errors import PieceworkError
+from piecework.keeper.cluster.asking import Asking
 from piecework.keeper.cluster.snapshot import PodKey, Snapshot
 from piecework.kube.client import EVENT, Kube
 
@@ -35,18 +35,15 @@ _TELLING = {
 _LONGEST = 300
 
 
-class Hints(threading.Thread):
+class Hints(Asking):
     """Asks about pods without a machine, in turns."""
 
     def __init__(self, kube: Kube, interval_seconds: float = INTERVAL_SECONDS) -> None:
-        super().__init__(daemon=True, name="hints")
+        super().__init__("hints", interval_seconds)
         #: What was said, by attempt. Replaced, never changed.
         self.found: Mapping[str, str] = {}
         self._kube = kube
-        self._interval = interval_seconds
         self._wanted: dict[str, PodKey] = {}
-        self._turn: list[str] = []
-        self._stopping = threading.Event()
 
     def look(self, snapshot: Snapshot) -> None:
         """Takes the pods that have waited for a while."""
@@ -59,21 +56,11 @@ class Hints(threading.Thread):
                     wanted.setdefault(pod.attempt, pod.key)
         self._wanted = wanted
 
-    def run(self) -> None:
-        """Until `stop`."""
-        while not self._stopping.wait(self._interval):
-            self.round()
-
-    def stop(self) -> None:
-        self._stopping.set()
-
     def round(self) -> None:
         """Asks about the next few."""
         wanted = self._wanted
-        self._turn = [name for name in self._turn if name in wanted] or list(wanted)
-        batch, self._turn = self._turn[:MOST_AT_ONCE], self._turn[MOST_AT_ONCE:]
         found = {name: said for name, said in self.found.items() if name in wanted}
-        for name in batch:
+        for name in self.next_few(wanted, MOST_AT_ONCE):
             namespace, pod = wanted[name]
             fields = f"involvedObject.kind=Pod,involvedObject.name={pod}"
             try:

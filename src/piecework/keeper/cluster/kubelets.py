@@ -15,13 +15,13 @@ from __future__ import annotations
 import http.client
 import logging
 import ssl
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from piecework.errors import PieceworkError
+from piecework.keeper.cluster.asking import Asking
 from piecework.keeper.cluster.snapshot import PodSeen, Snapshot
 from piecework.kube.client import Kube
 from piecework.machines.access import METER
@@ -63,20 +63,17 @@ class Ask(Protocol):
         """
 
 
-class Kubelets(threading.Thread):
+class Kubelets(Asking):
     """Asks about containers that run, machine by machine, in turns."""
 
     def __init__(self, ask: Ask, interval_seconds: float = INTERVAL_SECONDS) -> None:
-        super().__init__(daemon=True, name="kubelets")
+        super().__init__("kubelets", interval_seconds)
         #: What was counted last, as a use, by the pod's uid. Replaced, never changed.
         self.found: Mapping[str, Mapping[str, Any]] = {}
         self._ask = ask
-        self._interval = interval_seconds
         self._running: Mapping[str, Mapping[str, PodSeen]] = {}
         self._there: frozenset[str] = frozenset()
-        self._turn: list[str] = []
         self._silent_until: dict[str, float] = {}
-        self._stopping = threading.Event()
 
     def look(self, snapshot: Snapshot) -> None:
         """Takes the pods whose containers run, by the address of their machine."""
@@ -93,23 +90,13 @@ class Kubelets(threading.Thread):
                     running.setdefault(str(address), {})[pod.uid] = pod
         self._running, self._there = running, frozenset(there)
 
-    def run(self) -> None:
-        """Until `stop`."""
-        while not self._stopping.wait(self._interval):
-            self.round()
-
-    def stop(self) -> None:
-        self._stopping.set()
-
     def round(self) -> None:
         """Asks the next few machines."""
         running, now = self._running, time.monotonic()
         self._silent_until = {a: t for a, t in self._silent_until.items() if t > now}
-        self._turn = [each for each in self._turn if each in running] or list(running)
-        batch, self._turn = self._turn[:MOST_AT_ONCE], self._turn[MOST_AT_ONCE:]
         found = {uid: use for uid, use in self.found.items() if uid in self._there}
         problems: dict[str, str] = {}
-        for address in batch:
+        for address in self.next_few(running, MOST_AT_ONCE):
             if self._stopping.is_set():
                 return
             if address in self._silent_until or _ANYBODY in self._silent_until:

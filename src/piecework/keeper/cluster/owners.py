@@ -10,12 +10,12 @@ from __future__ import annotations
 import http.client
 import json
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from piecework.keeper.cluster.asking import Asking
 from piecework.keeper.cluster.snapshot import Snapshot
 from piecework.runners import owner as owner_facts
 
@@ -30,17 +30,15 @@ DagRun = tuple[str, str]
 Ask = Callable[[str], tuple[int, Any]]
 
 
-class Owners(threading.Thread):
+class Owners(Asking):
     """Asks about the owners of the attempts in the last snapshot, again and again."""
 
     def __init__(self, ask: Ask, interval_seconds: float = INTERVAL_SECONDS) -> None:
-        super().__init__(daemon=True, name="owners")
+        super().__init__("owners", interval_seconds)
         #: Why the owner is over, by attempt. Replaced, never changed.
         self.over: Mapping[str, str] = {}
         self._ask = ask
-        self._interval = interval_seconds
         self._asked_for: Mapping[str, Mapping[str, Any]] = {}
-        self._stopping = threading.Event()
 
     def look(self, snapshot: Snapshot) -> None:
         """Takes the owners of what is there: live attempts, and ended ones nobody has read."""
@@ -49,14 +47,6 @@ class Owners(threading.Thread):
             for attempt in snapshot.attempts.values()
             if attempt.request is not None and attempt.request.owner.get("kind") == "airflow"
         }
-
-    def run(self) -> None:
-        """Until `stop`."""
-        while not self._stopping.wait(self._interval):
-            self.round()
-
-    def stop(self) -> None:
-        self._stopping.set()
 
     def round(self) -> None:
         """One round of questions."""

@@ -18,6 +18,7 @@ from piecework.kube.client import Object
 from piecework.machines.provider import MachineSeen, NodeSeen, time_of
 from piecework.plan import labels
 from piecework.runners import pods as pod_facts
+from piecework.runners.pod_fields import container_statuses
 from piecework.runners.pods import End
 from piecework.spec.pool import Pool
 from piecework.spec.team import Team
@@ -361,7 +362,7 @@ def read_pod(pod: Object) -> PodSeen | None:
         started_at=pod_facts.started_at(pod),
         over=pod_facts.ended_at(pod),
         forgotten=pod_facts.is_forgotten(pod),
-        pull_problem=_pull_problem(status),
+        pull_problem=_pull_problem(pod),
         follower=named.get(labels.ROLE) == labels.FOLLOWER,
         drivers=_drivers(metadata),
         raw=pod,
@@ -439,9 +440,8 @@ _PULL_PROBLEMS = {
 }
 
 
-def _pull_problem(status: Mapping[str, Any]) -> str | None:
-    first = status.get("initContainerStatuses") or ()
-    for container in [*first, *status.get("containerStatuses", ())]:
+def _pull_problem(pod: Object) -> str | None:
+    for container in container_statuses(pod, init=True):
         waiting = container.get("state", {}).get("waiting") or {}
         what = _PULL_PROBLEMS.get(waiting.get("reason", ""))
         if what is not None:
