@@ -59,6 +59,10 @@ _GPU = "nvidia.com/gpu"
 _CAPACITY_TYPES = {"never": ["on-demand"], "prefer": ["spot", "on-demand"], "only": ["spot"]}
 #: A node that does not answer is for the keeper to judge (`lost_after`); this long at most.
 _SILENT_SECONDS = 86_400
+#: Karpenter takes this taint off as it registers a machine. The scheduler may know that before the
+#: kubelet and the taint manager do, who then refuse the pod, or delete it
+#: (kubernetes/kubernetes#139992). What it is there for, the machine's labels, our pods ask for.
+_UNREGISTERED = "karpenter.sh/unregistered"
 _LONGEST_HOST_NAME = 63
 _UNPRIVILEGED: Object = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 #: Linux takes no longer string in a program's environment.
@@ -343,6 +347,8 @@ def _tolerations(plan: Plan, pool: Pool) -> list[Object]:
     found: list[Object] = [
         {"key": labels.POOL, "operator": "Equal", "value": pool.name, "effect": "NoSchedule"}
     ]
+    if pool.provider == "karpenter":
+        found.append({"key": _UNREGISTERED, "operator": "Exists", "effect": "NoExecute"})
     if plan.gpus:
         found.append({"key": _GPU, "operator": "Exists", "effect": "NoSchedule"})
     found += [

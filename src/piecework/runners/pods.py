@@ -54,6 +54,10 @@ _EVICTIONS = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "
 #: What a kubelet gives as the reason where it knows a container no more: its machine was started
 #: anew, or lost it. Exit code and times are made up.
 _FORGOTTEN = "ContainerStatusUnknown"
+#: How a kubelet begins to say that it refuses a pod; none of its containers ever runs.
+_REFUSED = "Pod was rejected"
+#: How the cause begins where a pod was deleted: by a person or program, or by Kubernetes itself.
+DELETED, DISRUPTED = "its pod was deleted by somebody", "its pod was disrupted"
 _LOST = Ending(Outcome.INTERRUPTED, "its machine lost its program: nobody saw that end")
 #: The states of a container that is being made, in which nothing is wrong.
 _IN_THE_MAKING = ("ContainerCreating", "PodInitializing", "")
@@ -145,6 +149,8 @@ def ending_of(pod: Object) -> Ending | None:
         return Ending(Outcome.TIMEOUT, f"ran longer than its timeout{limit}", code)
     if _was_taken_away(pod, ended, finished):
         return Ending(Outcome.INTERRUPTED, "its machine was taken away by its seller", code)
+    if _is_refused(pod):
+        return _refusal(said_by(pod["status"]))
     if not (ended and _is_before(finished, deleted, disrupted_at(pod))):
         return _interruption(pod, code)
     return _eviction(pod, code) or _failure(pod, ended, code)
@@ -192,15 +198,26 @@ def ended_at(pod: Object) -> datetime | None:
         end.at if end else None,
         deleted_at(pod),
         disrupted_at(pod),
-        last_transition(pod),
-        read_time(pod["metadata"].get("creationTimestamp")),
     )
-    return next((at for at in candidates if at is not None), None)
+    found = next((at for at in candidates if at is not None), None)
+    if found is not None:
+        return found
+    # Of a pod that was refused conditions say nothing new: the latest that is known of it.
+    created = read_time(pod["metadata"].get("creationTimestamp"))
+    return max(filter(None, (last_transition(pod), admitted_at(pod), created)), default=None)
 
 
 def is_forgotten(pod: Object) -> bool:
     """Whether its kubelet does not know any more what became of its program."""
-    return (terminated_of(pod) or {}).get("reason") == _FORGOTTEN
+    return (terminated_of(pod) or {}).get("reason") == _FORGOTTEN and not _is_refused(pod)
+
+
+def deletion_of(pod: Object) -> str:
+    """In words, why a pod ended that was deleted, where nobody wrote that on it."""
+    condition = condition_of(pod, "DisruptionTarget")
+    if condition is not None and condition.get("status") == "True":
+        return f"{DISRUPTED} ({said_by(condition) or 'no reason given'})"
+    return DELETED if started_at(pod) else f"{DELETED} before its program had started"
 
 
 def use_of(pod: Object) -> Mapping[str, Any] | None:
@@ -411,16 +428,13 @@ def _was_taken_away(
 def _interruption(pod: Object, code: int | None) -> Ending:
     """The ending of a pod that somebody ended, or whose machine refused or lost it."""
     status = pod.get("status", {})
-    condition = condition_of(pod, "DisruptionTarget")
-    if condition is not None and condition.get("status") == "True":
-        why = said_by(condition) or "no reason given"
-        return Ending(Outcome.INTERRUPTED, f"its pod was disrupted ({why})", code)
+    if disrupted_at(pod) is not None:
+        return Ending(Outcome.INTERRUPTED, deletion_of(pod), code)
     evicted = _eviction(pod, code)
     if evicted is not None:
         return evicted
     if pod["metadata"].get("deletionTimestamp"):
-        when = "" if started_at(pod) else " before its program had started"
-        return Ending(Outcome.INTERRUPTED, f"its pod was deleted by somebody{when}", code)
+        return Ending(Outcome.INTERRUPTED, deletion_of(pod), code)
     if is_forgotten(pod):
         return _LOST
     why = said_by(status) or "nobody saw its program end"
@@ -428,7 +442,7 @@ def _interruption(pod: Object, code: int | None) -> Ending:
         before = _failure_before(pod)
         if before is not None:
             return before
-        return Ending(Outcome.NEVER_STARTED, f"its machine refused the pod: {why}", code)
+        return _refusal(why)
     return Ending(Outcome.INTERRUPTED, f"its pod failed: {why}", code)
 
 
@@ -460,6 +474,17 @@ def _failure(pod: Object, ended: Mapping[str, Any], code: int | None) -> Ending:
         return _failure_beside(pod)
     signal = f" ({signal_name(code - _SIGNALLED)})" if 0 < code - _SIGNALLED < 65 else ""
     return Ending(Outcome.ERROR, f"exit code {code}{signal}", code)
+
+
+def _is_refused(pod: Object) -> bool:
+    """Whether its kubelet refused it; it may say later that it has forgotten the containers."""
+    status = pod.get("status", {})
+    refused = str(status.get("message")).startswith(_REFUSED)
+    return status.get("phase") == "Failed" and refused and status.get("reason") not in _EVICTIONS
+
+
+def _refusal(why: str | None) -> Ending:
+    return Ending(Outcome.NEVER_STARTED, f"its machine refused the pod: {why}")
 
 
 def _failure_before(pod: Object) -> Ending | None:

@@ -12,9 +12,7 @@ from datetime import datetime
 from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen
 from piecework.ledger.events import Outcome
 from piecework.machines.provider import MachineSeen
-
-#: How the cause begins of an attempt whose pod was deleted by whoever it was.
-DELETED = "its pod was deleted by somebody"
+from piecework.runners.pods import deletion_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +113,7 @@ class NoteDeletion:
 
     @property
     def cause(self) -> str:
-        when = "" if self.pod.started_at else " before its program had started"
-        return f"{DELETED}{when}"
+        return deletion_of(self.pod.raw)
 
     def __str__(self) -> str:
         return f"note that somebody deletes pod {'/'.join(self.pod.key)}"

@@ -10,7 +10,6 @@ from collections.abc import Collection
 from datetime import timedelta
 
 from piecework.keeper.cluster.actions import (
-    DELETED,
     Action,
     ForgetMachine,
     MarkRecorded,
@@ -20,6 +19,7 @@ from piecework.keeper.cluster.actions import (
 )
 from piecework.keeper.cluster.snapshot import AttemptSeen, PodSeen, Snapshot
 from piecework.machines.provider import MachineSeen
+from piecework.runners.pods import DELETED, DISRUPTED
 
 #: How long a pod waits to be read by whoever asked for it.
 UNREAD = timedelta(hours=1)
@@ -77,9 +77,8 @@ def find_buyer(snapshot: Snapshot, machine: MachineSeen) -> str | None:
         return None
     admitted = [
         (attempt.admitted_at, attempt.id)
-        for attempt in snapshot.attempts.values()
-        if attempt.first.run == machine.run
-        and attempt.admitted_at is not None
+        for attempt in snapshot.by_run.get(machine.run, ())
+        if attempt.admitted_at is not None
         # The API server's times are whole seconds, cut off.
         and attempt.admitted_at <= machine.requested_at + timedelta(seconds=1)
     ]
@@ -112,7 +111,7 @@ def _finish_pod(snapshot: Snapshot, attempt: AttemptSeen, pod: PodSeen) -> list[
         return []
     if pod.seen:
         return [RemovePod(pod, "it was recorded and read")]
-    by_somebody = pod.end is None or pod.end.cause.startswith(DELETED)
+    by_somebody = pod.end is None or pod.end.cause.startswith((DELETED, DISRUPTED))
     if pod.deleting_at is not None and by_somebody:
         return [RemovePod(pod, "it was recorded, and somebody deletes it")]
     if since > UNREAD:
