@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 
+#: What can wait is told in one go.
+SOON_SECONDS = 1.0
+
 
 class Bell:
     """One trigger's. Made in the event loop in which it is waited for."""
@@ -16,6 +19,7 @@ class Bell:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._rung = asyncio.Event()
+        self._soon: asyncio.TimerHandle | None = None
 
     def ring(self) -> None:
         """Says that there is something to look at. For any thread; never waits, never fails."""
@@ -23,6 +27,21 @@ class Bell:
             self._loop.call_soon_threadsafe(self._rung.set)
         except RuntimeError:
             return  # the loop is closed: nobody waits any more
+
+    def ring_soon(self) -> None:
+        """The same within a second, once for all that is said until then: lines of a log."""
+        try:
+            self._loop.call_soon_threadsafe(self._wind)
+        except RuntimeError:
+            return
+
+    def _wind(self) -> None:
+        if self._soon is None:
+            self._soon = self._loop.call_later(SOON_SECONDS, self._strike)
+
+    def _strike(self) -> None:
+        self._soon = None
+        self._rung.set()
 
     async def wait(self, timeout_seconds: float) -> None:
         """Waits for a ring since the last wait, at most as long as said."""

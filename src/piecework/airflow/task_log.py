@@ -40,8 +40,8 @@ _LONGEST_LINE = 16 << 10
 _REASON_SECONDS = 30.0
 _LONGEST_REASON_SECONDS = 600.0
 _WORTH_TELLING = timedelta(seconds=1)
-#: Notes are for those who wonder; each is two questions to Airflow.
-_WORTH_A_NOTE_SECONDS = 5.0
+#: Notes are for those who wonder; each is two questions to Airflow, and two more take it away.
+_WORTH_A_NOTE_SECONDS = 20.0
 
 
 class TaskLog:

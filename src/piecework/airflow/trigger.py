@@ -53,9 +53,9 @@ _LOOK_SECONDS_EACH = 0.005
 _LONGEST_LOOK_SECONDS = 5.0
 #: Where changes are told, one looks all the same: soon, because who still waits then gets a note,
 #: and now and then, for deadlines and in case that one was not told.
-_FIRST_UNTOLD_SECONDS, _UNTOLD_SECONDS = 6.0, 60.0
-#: A program's lines are not told one by one.
-_LOG_SECONDS = 1.0
+_FIRST_UNTOLD_SECONDS, _UNTOLD_SECONDS = 21.0, 60.0
+#: The same while its program runs, whose log may be slow to begin.
+_RUNS_UNTOLD_SECONDS = 10.0
 #: An API server that starts refuses for a few seconds what it will grant.
 REFUSALS = 5
 _RENDER_SECONDS = 120.0
@@ -238,7 +238,7 @@ class JobTrigger(BaseTrigger):
         latest = progress.latest
         runs = latest is not None and latest.state == "running"
         untold, self.untold_seconds = self.untold_seconds, _UNTOLD_SECONDS
-        await self.bell.wait(max(_LOG_SECONDS, look) if runs else untold)
+        await self.bell.wait(max(_RUNS_UNTOLD_SECONDS, look) if runs else untold)
 
     def load_settings(self) -> Settings:
         """The settings, read once."""
@@ -309,7 +309,9 @@ class JobTrigger(BaseTrigger):
         assert self.assignment is not None
         runner = self._load_runner()
         if self.bell is not None and self.stop_listening is None:
-            self.stop_listening = runner.listen(self.assignment.run, self.bell.ring)
+            self.stop_listening = runner.listen(
+                self.assignment.run, self.bell.ring, self.bell.ring_soon
+            )
         return TaskLog(self.task_instance, self.assignment, self.load_settings(), runner)
 
     def _look(self, log: TaskLog) -> Progress:

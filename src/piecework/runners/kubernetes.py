@@ -79,6 +79,8 @@ class KubernetesRunner:
         self._given = view
         self._seen: dict[str, int] = {}
         self._logs: dict[str, PodLog] = {}
+        #: Who is told, by run, when a log of it has grown.
+        self._on_log: dict[str, Callable[[], object]] = {}
         self._fetched: dict[str, AttemptStatus] = {}
         self._lock = threading.Lock()
 
@@ -170,9 +172,18 @@ class KubernetesRunner:
             return self._read_kept(attempt, offset, limit)
         return data
 
-    def listen(self, run: str, tell: Callable[[], object]) -> Callable[[], None]:
-        """Has `tell` called, by the watch's thread, when something about the run has changed."""
-        return self.view.listen(labels.run_label(run), tell)
+    def listen(
+        self, run: str, tell: Callable[[], object], tell_log: Callable[[], object]
+    ) -> Callable[[], None]:
+        """See Runner: `tell` is called by the watch's thread, `tell_log` by that of the log."""
+        self._on_log[run] = tell_log
+        stop = self.view.listen(labels.run_label(run), tell)
+
+        def stop_both() -> None:
+            self._on_log.pop(run, None)
+            stop()
+
+        return stop_both
 
     def wait_for_change(self, run: str, timeout_seconds: float) -> None:
         """Waits for a change since this runner was last asked about the run."""
@@ -360,10 +371,13 @@ class KubernetesRunner:
                 container=container,
             )
 
+        def tell() -> None:
+            self._on_log.get(attempt.rpartition(".")[0], lambda: None)()
+
         with self._lock:
             log = self._logs.get(attempt)
             if log is None:
-                log = PodLog(name, open_log, lambda: self._is_over(attempt))
+                log = PodLog(name, open_log, lambda: self._is_over(attempt), on_growth=tell)
                 self._logs[attempt] = log
                 log.start()
         return log

@@ -123,7 +123,12 @@ class LocalRunner:
     def acknowledge(self, attempt: str) -> None:
         """Nothing: the attempt's folder stays."""
 
-    def listen(self, run: str, tell: Callable[[], object]) -> None:  # noqa: ARG002
+    def listen(
+        self,
+        run: str,  # noqa: ARG002
+        tell: Callable[[], object],  # noqa: ARG002
+        tell_log: Callable[[], object],  # noqa: ARG002
+    ) -> None:
         """Nobody tells here: what there is to know is in the attempt's folder."""
         return
 

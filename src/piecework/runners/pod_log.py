@@ -46,10 +46,13 @@ class PodLog(threading.Thread):
         open_log: Open,
         is_over: Callable[[], bool],
         pause_seconds: float = _FIRST_PAUSE_SECONDS,
+        on_growth: Callable[[], object] = lambda: None,
     ) -> None:
+        """`on_growth` is called, by the thread, whenever there are more bytes to read."""
         super().__init__(daemon=True, name=f"log of {name}")
         self._open = open_log
         self._is_over = is_over
+        self._on_growth = on_growth
         self._first_pause = pause_seconds
         self._file, path = tempfile.mkstemp(prefix="piecework-log-")
         Path(path).unlink()
@@ -153,6 +156,7 @@ class PodLog(threading.Thread):
         with self._grown:
             self._size += len(data)
             self._grown.notify_all()
+        self._on_growth()
 
 
 def split_stamp(line: bytes) -> tuple[Stamp | None, bytes]:

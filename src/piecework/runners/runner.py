@@ -125,10 +125,12 @@ class Runner(Protocol):
     def read_log(self, attempt: str, offset: int, limit: int = 1 << 20) -> bytes:
         """Bytes of the attempt's log from `offset`; empty at its present end."""
 
-    def listen(self, run: str, tell: Callable[[], object]) -> Callable[[], None] | None:
+    def listen(
+        self, run: str, tell: Callable[[], object], tell_log: Callable[[], object]
+    ) -> Callable[[], None] | None:
         """Has `tell` called, by any thread, when something about the run may have changed.
 
-        Returns how to stop that; None where this runner cannot tell, so that one has to look.
+        `tell_log` is called when a log of it that has been read once has grown. Returns how to stop that; None where this runner cannot tell, so that one has to look.
         """
 
     def wait_for_change(self, run: str, timeout_seconds: float) -> None:

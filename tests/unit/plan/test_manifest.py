@@ -201,6 +201,12 @@ def test_only_the_pools_taint_is_tolerated() -> None:
     ]
 
 
+def test_what_is_stale_about_a_machine_that_karpenter_registers_is_tolerated() -> None:
+    stale = {"key": "karpenter.sh/unregistered", "operator": "Exists", "effect": "NoExecute"}
+    assert stale in pod_for(KARPENTER)["spec"]["tolerations"]
+    assert stale not in pod_for(GROUPS)["spec"]["tolerations"]
+
+
 def test_a_silent_machine_is_for_the_keeper_to_judge() -> None:
     tolerated = pod_for(GROUPS)["spec"]["tolerations"]
     silent = {e["key"]: e["tolerationSeconds"] for e in tolerated if e["effect"] == "NoExecute"}

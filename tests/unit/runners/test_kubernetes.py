@@ -282,7 +282,7 @@ def test_a_run_is_followed_from_waiting_to_its_end(cluster: Cluster) -> None:
     runner = cluster.runner()
     runner.start(cluster.request())
     told = threading.Event()
-    stop = runner.listen(RUN, told.set)
+    stop = runner.listen(RUN, told.set, lambda: None)
     cluster.run()
     assert told.wait(10)
     eventually(lambda: runner.status(f"{RUN}.1"), state="running")

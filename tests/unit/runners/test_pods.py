@@ -35,6 +35,9 @@ from tests.unit.runners.pod_objects import IMAGE, T0, Pod, at, said, text
 
 CANCELLED, INTERRUPTED, ERROR = Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.ERROR
 ALL_ANNOTATIONS = (labels.END, labels.WAITING, labels.ADMITTED)
+REFUSED = "Pod was rejected: Predicate TaintToleration failed"
+#: What a kubelet says of a container of which it knows nothing.
+FORGOTTEN = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None}
 EVICTED = {"reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
 KILLED = Ending(ERROR, "exit code 137 (SIGKILL)", 137)
 
@@ -175,6 +178,20 @@ def test_phases(pod: Pod, phase: str) -> None:
             Pod().bound().status(phase="Failed", reason="OutOfcpu", message="too little"),
             Ending(Outcome.NEVER_STARTED, "its machine refused the pod: OutOfcpu: too little"),
         ),
+        # Refused at the door, and what its kubelet makes of it afterwards.
+        *(
+            (
+                pod.status(phase="Failed", reason="TaintToleration", message=REFUSED),
+                Ending(
+                    Outcome.NEVER_STARTED, f"its machine refused the pod: TaintToleration: {REFUSED}"
+                ),
+            )
+            for pod in (
+                Pod().bound(),
+                Pod().bound().container(terminated=FORGOTTEN),
+                Pod().bound().container(terminated=FORGOTTEN).deleted(20, 0),
+            )
+        ),
         (
             Pod().running().status(phase="Failed"),
             Ending(INTERRUPTED, "its pod failed: nobody saw its program end"),
@@ -183,6 +200,13 @@ def test_phases(pod: Pod, phase: str) -> None:
 )
 def test_why_a_pod_ended(pod: Pod, ending: Ending) -> None:
     assert ending_of(pod) == ending
+
+
+def test_a_pod_that_was_refused_did_not_end_before_it_was_admitted() -> None:
+    refused = Pod().admitted(9).status(phase="Failed", reason="TaintToleration", message=REFUSED)
+    refused["spec"]["nodeName"] = "n1"
+    assert ended_at(refused) == at(9)
+    assert started_at(refused) is None
 
 
 def test_a_pod_whose_sidecar_failed_names_it() -> None:

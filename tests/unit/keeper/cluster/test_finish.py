@@ -78,6 +78,28 @@ def test_that_somebody_deletes_a_pod_is_written_down_with_the_time_of_that() -> 
     assert isinstance(removal, RemovePod)
 
 
+def test_that_kubernetes_itself_deletes_a_pod_is_not_put_down_to_somebody() -> None:
+    disruption = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "DeletionByTaintManager",
+        "message": "deleting due to NoExecute taint",
+    }
+    evicted = attempt(
+        pod("run", node="node-m", deleting=25, status={"conditions": [disruption]}),
+    )
+    (note,) = note_deletions(world([evicted]))
+    assert isinstance(note, NoteDeletion)
+    assert note.cause == (
+        "its pod was disrupted (DeletionByTaintManager: deleting due to NoExecute taint)"
+    )
+    end = {"outcome": "interrupted", "cause": note.cause, "at": "2026-11-24T11:59:55Z"}
+    told = {"piecework.dev/end": json.dumps(end), **_RECORDED}
+    done = attempt(pod("run", node="node-m", started=-20, ended=-4, deleting=-1, annotations=told))
+    (removal,) = finish(world([done]), {"run.abc.1"})
+    assert isinstance(removal, RemovePod)
+
+
 def test_a_machine_is_let_go_when_its_end_is_in_the_ledger() -> None:
     gone = machine("m", gone_at=at(-1))
     assert finish(world(machines=[gone]), set()) == []

@@ -94,6 +94,54 @@ def test_owners_of_runs_are_asked_for_by_their_dag_run() -> None:
     assert "dagRuns/run%2F1/taskInstances" in asked[0]
 
 
+def test_mostly_only_tasks_that_have_changed_are_asked_for() -> None:
+    asked: list[str] = []
+    now = [at(0)]
+    tasks = {"clean": "deferred"}
+
+    def ask(path: str) -> tuple[int, Any]:
+        asked.append(path.partition("offset=0")[2])
+        return 200, {
+            "task_instances": [
+                {"task_id": task, "map_index": -1, "state": state} for task, state in tasks.items()
+            ]
+        }
+
+    owners = Owners(ask, now=lambda: now[0])
+    owners.look(world([waiting("a", owner=_OWNER)]))
+    owners.round()
+    tasks.clear()  # nothing has changed
+    for seconds in (5, 10):
+        now[0] = at(seconds)
+        owners.round()
+    assert owners.over == {}
+    tasks["clean"] = "failed"
+    now[0] = at(15)
+    owners.round()
+    assert owners.over == {"a.abc.1": "the Airflow task flights.clean is failed"}
+    # By its own clock, which may be ahead of Airflow's by 15 s.
+    since = [f"&updated_at_gte=2026-11-24T11%3A59%3A{second}.000000Z" for second in (45, 50, 55)]
+    assert asked == ["", *since]
+
+
+def test_a_task_that_is_removed_is_found_when_all_are_listed_again() -> None:
+    now = [at(0)]
+    answers: dict[str, tuple[int, Any]] = {
+        "?limit": (200, {"task_instances": [{"task_id": "clean", "map_index": -1, "state": None}]}),
+        "/clean": (404, {"detail": "the task instance was not found"}),
+    }
+    owners = Owners(_asks(answers), now=lambda: now[0])
+    owners.look(world([waiting("a", owner=_OWNER)]))
+    owners.round()
+    answers["?limit"] = (200, {"task_instances": []})
+    now[0] = at(30)
+    owners.round()
+    assert owners.over == {}
+    now[0] = at(60)
+    owners.round()
+    assert "is gone" in owners.over["a.abc.1"]
+
+
 def _event(reason: str, message: str, second: int, component: str = "") -> dict[str, Any]:
     return {
         "reason": reason,
