@@ -226,9 +226,13 @@ class AirflowClient:
         )
 
     def wait_for_run(
-        self, dag_id: str, pipeline_run: str, timeout_seconds: float | None = None
+        self,
+        dag_id: str,
+        pipeline_run: str,
+        timeout_seconds: float | None = None,
+        pause_seconds: float = 0.5,
     ) -> PipelineRunState:
-        """Returns when a pipeline run is over."""
+        """Returns when a pipeline run is over, asking every so often."""
         end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
             state = self.pipeline_run(dag_id, pipeline_run)
@@ -241,7 +245,7 @@ class AirflowClient:
                     f"the pipeline run {pipeline_run} of {dag_id} is still {state.state} "
                     f"after {timeout_seconds:.0f} s"
                 )
-            time.sleep(0.5)
+            time.sleep(pause_seconds)
 
     def tasks(self, dag_id: str, pipeline_run: str) -> list[TaskState]:
         """The tasks of a pipeline run, by name."""
