@@ -167,7 +167,7 @@ def _kill_component(arena: Arena, component: str) -> None:
 def test_a_machine_dies_while_it_boots_and_another_is_bought(arena: Arena) -> None:
     known = arena.machines()
     for name in arena.buys_as:
-        faults.slow_boot(arena.here, name, 4)
+        faults.slow_boot(arena.here, name, 10)
     attempt = arena.submit(1, machine=FRESH[0])
     bought = arena.wait_bought(known)
     wishes.clear(arena.here)
@@ -189,7 +189,7 @@ def _pulling(arena: Arena, kind: dict[str, str]) -> str:
     """An attempt that is on its machine and waits for its image, which comes slowly."""
     known = arena.machines()
     for name in arena.buys_as:
-        faults.slow_boot(arena.here, name, 3)
+        faults.slow_boot(arena.here, name, 8)
     attempt = arena.submit(1, machine=kind)
     bought = arena.wait_bought(known)
     wishes.clear(arena.here)
