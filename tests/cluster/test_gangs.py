@@ -144,14 +144,18 @@ def test_containers_of_a_gang_start_when_all_are_there_and_find_the_first(
     assert min(starts("containerStatuses")) >= max(starts("initContainerStatuses"))
 
 
-def test_a_gang_of_which_one_machine_never_joins_gives_all_back(make: MakeGround) -> None:
-    ground = make("karpenter", 'join_timeout = "30s"')
+def test_a_gang_of_which_one_machine_never_joins_gets_another(make: MakeGround) -> None:
+    ground = make("karpenter", 'join_timeout = "20s"')
     faults.never_join(ground.here, ground.made.name, 1)
-    attempt = ground.submit("gang", work(600), machine=THREE)
+    attempt = ground.submit("gang", work(5), machine=THREE)
     ended = _given_back(ground, attempt)
-    assert ended.outcome is Outcome.NEVER_STARTED, ended.cause
-    assert "was not ready within 30s" in str(ended.cause)
-    assert len(ground.timeline().machines) == 3
+    assert ended.outcome is Outcome.SUCCESS, ended.cause
+    machines = ground.timeline().machines.values()
+    # A new one, or one of its own that is through by then.
+    assert len(machines) in (3, 4)
+    (never,) = [each for each in machines if each.gone_cause != "returned"]
+    assert never.gone_cause == "never-joined"
+    assert not never.occupancies
 
 
 def test_a_gang_for_which_a_group_is_too_small_gives_all_back(make: MakeGround) -> None:
