@@ -133,7 +133,7 @@ def dask_pool(
     tmp_path: Path,
 ) -> Iterator[DaskPool]:
     image = images.shipped(here, "dask")
-    made = karpenter_cluster_pool(("m6a.large",), f'image = "{image}"')
+    made = karpenter_cluster_pool(("m6a.large",), f'image = "{image}"\nlost_after = "45s"')
     home, code = tmp_path / "keeper", tmp_path / "code"
     home.mkdir()
     code.mkdir()
@@ -180,7 +180,7 @@ def test_a_dask_job_that_loses_a_machine_of_workers_still_ends_right(
 ) -> None:
     attempt = dask_pool.start(seconds=1)
     machines = dask_pool.wait_until_it_computes(attempt)
-    faults.kill_machine(here, machines[2], gone_from_cloud=True)
+    faults.kill_machine(here, machines[2])
     status = dask_pool.ended(attempt)
     log = dask_pool.log(attempt)
     assert status.outcome is Outcome.SUCCESS, (status.cause, log)
@@ -196,7 +196,7 @@ def test_a_dask_job_whose_first_machine_dies_is_no_success_and_leaves_nothing(
 ) -> None:
     attempt = dask_pool.start(seconds=1)
     machines = dask_pool.wait_until_it_computes(attempt)
-    faults.kill_machine(here, machines[0], gone_from_cloud=True)
+    faults.kill_machine(here, machines[0])
     status = dask_pool.ended(attempt)
     assert status.outcome is Outcome.INTERRUPTED, status
     assert dask_pool.ground.ended(attempt).outcome is Outcome.INTERRUPTED
