@@ -130,7 +130,8 @@ class Runner(Protocol):
     ) -> Callable[[], None] | None:
         """Has `tell` called, by any thread, when something about the run may have changed.
 
-        `tell_log` is called when a log of it that has been read once has grown. Returns how to stop that; None where this runner cannot tell, so that one has to look.
+        `tell_log` is called when a log of it that has been read once has grown. Returns how to
+        stop that; None where this runner cannot tell, so that one has to look.
         """
 
     def wait_for_change(self, run: str, timeout_seconds: float) -> None:

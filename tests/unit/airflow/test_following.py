@@ -52,9 +52,7 @@ class Recorder:
     def acknowledge(self, attempt: str) -> None:
         self.acknowledged.append(attempt)
 
-    def listen(
-        self, run: str, tell: Callable[[], object], tell_log: Callable[[], object]
-    ) -> None:
+    def listen(self, run: str, tell: Callable[[], object], tell_log: Callable[[], object]) -> None:
         return
 
 

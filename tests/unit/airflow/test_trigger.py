@@ -38,9 +38,7 @@ class Telling(Recorder):
         self.looks += 1
         return super().attempts(run)
 
-    def listen(
-        self, run: str, tell: Callable[[], object], tell_log: Callable[[], object]
-    ) -> Any:
+    def listen(self, run: str, tell: Callable[[], object], tell_log: Callable[[], object]) -> Any:
         self.listeners.append(tell)
         return lambda: self.listeners.remove(tell)
 

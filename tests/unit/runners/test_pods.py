@@ -183,7 +183,8 @@ def test_phases(pod: Pod, phase: str) -> None:
             (
                 pod.status(phase="Failed", reason="TaintToleration", message=REFUSED),
                 Ending(
-                    Outcome.NEVER_STARTED, f"its machine refused the pod: TaintToleration: {REFUSED}"
+                    Outcome.NEVER_STARTED,
+                    f"its machine refused the pod: TaintToleration: {REFUSED}",
                 ),
             )
             for pod in (
