@@ -132,6 +132,7 @@ def test_containers_of_a_gang_start_when_all_are_there_and_find_the_first(
     attempt = jobs.start(
         container={"image": image, "command": ["python3", "-c", find]},
         machine={"cpu": 1, "memory": "2Gi", "count": 2},
+        timeout="3m",
     )
     ended = jobs.ended(attempt)
     assert ended.outcome is Outcome.SUCCESS, ended.cause
