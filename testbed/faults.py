@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+
+from kubernetes.dynamic.exceptions import NotFoundError
 
 from piecework.clock import now, to_text
 from testbed import (
@@ -57,6 +60,10 @@ def _gone_from_cloud(place: Place, name: str, provider_id: str) -> None:
     machine.stop(place, name, why="died")
     with Api(place.admin) as api:
         api.delete("Node", name)
+        # In life Karpenter lets go of the Node of an instance that its cloud does not know any
+        # more. To the KWOK provider the Node is the instance, so that it would go on draining it.
+        with suppress(NotFoundError):
+            api.patch("Node", name, {"metadata": {"finalizers": None}})
 
 
 def interrupt(place: Place, name: str, notice_seconds: float = 120) -> None:

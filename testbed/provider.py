@@ -136,7 +136,11 @@ class Provider:
                 continue
         # AWS writes itself into the record when it sells a machine and takes it back; for Karpenter
         # that is when its Node comes and goes, which is told here as it happens.
-        for name in wanted.keys() - there:
+        missing = wanted.keys() - there
+        lives = record.read(self._place) if missing else {}
+        for name in missing:
+            if name in lives and lives[name].stopped:
+                continue  # it has died, and its Node is still there: nobody starts it again
             item = wanted[name]
             if self._once(name, partial(self._start, item)) and prefix == _KARPENTER_PREFIX:
                 record.write(
