@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from piecework.airflow.publication import read_again
 from piecework.ledger.events import Outcome
 from piecework.runners.folder import folder_of
 from tests.local.airflow_platform import PATIENCE_SECONDS, World, end_attempts
@@ -86,6 +87,24 @@ def test_a_broken_file_is_an_import_error_with_its_place_and_hides_no_other(worl
     wait_for(
         lambda: "broken.yaml" not in world.client.import_errors(), "no error", PATIENCE_SECONDS
     )
+
+
+def test_publishing_is_not_refused_for_what_was_wrong_before(world: World) -> None:
+    """Folders are moved, and removed and restored, after their pipelines have been published."""
+    program = world.code / "moved.py"
+    program.write_text("")
+    text = "job: moved\npython: moved.py\n"
+    dag = world.publish(text)
+    program.unlink()
+    read_again(dag, world.settings)
+    wait_for(
+        lambda: "moved.py" in world.client.import_errors().get("moved.yaml", ""),
+        "the error",
+        PATIENCE_SECONDS,
+    )
+    program.write_text("")
+    world.publish(text)
+    world.expect("success", dag, world.request(dag))
 
 
 def test_an_unchanged_file_keeps_its_version_and_a_changed_one_gets_the_next(world: World) -> None:

@@ -28,6 +28,7 @@ from piecework.airflow.configuration import (
     read_json,
     url_of,
 )
+from piecework.airflow.publication import is_error_of, published_content, read_again
 from piecework.config import Settings
 from piecework.errors import PlatformError
 
@@ -144,8 +145,14 @@ class AirflowClient:
 
     def import_errors(self) -> dict[str, str]:
         """Files that are not DAGs though they should be, by name, with what is wrong."""
+        return {name: text for name, (text, _) in self._import_errors().items()}
+
+    def _import_errors(self) -> dict[str, tuple[str, datetime | None]]:
         found = self._list("/api/v2/importErrors", "import_errors")
-        return {str(error["filename"]): str(error["stack_trace"]) for error in found}
+        return {
+            str(error["filename"]): (str(error["stack_trace"]), _time(error.get("timestamp")))
+            for error in found
+        }
 
     def source(self, dag_id: str) -> str | None:
         """The source text of the newest version of a DAG."""
@@ -155,18 +162,29 @@ class AirflowClient:
     def wait_for_dag(self, dag_id: str, *, timeout_seconds: float = 120.0) -> None:
         """Returns when Airflow has read the DAG: as it was published last, where it was.
 
-        Raises PlatformError with the import error, where Airflow could not read the file.
+        Raises PlatformError with the import error, where Airflow cannot read that file now: errors
+        of another content, or from before, don't count.
         """
         content = self._published_content(dag_id)
+        since, again = clock.now(), False
 
         def ready() -> bool:
+            nonlocal again
             dag = self.dag(dag_id)
             if dag is not None and not dag.get("is_stale") and not dag.get("has_import_errors"):
                 tags = {str(found.get("name")) for found in dag.get("tags", ())}
                 if content is None or f"{CONTENT_TAG}{content}" in tags:
                     return True
-            if content is not None and (error := self.import_errors().get(f"{dag_id}.yaml")):
+            if content is None or self.settings is None:
+                return False
+            error, at = self._import_errors().get(f"{dag_id}.yaml", ("", None))
+            if not is_error_of(error, content):
+                return False
+            if at is None or at >= since:
                 raise RefusedError(f"Airflow could not read {dag_id}:\n{error}", 422, error)
+            if not again:  # its surroundings may have changed since: a program may be there now
+                read_again(dag_id, self.settings)
+                again = True
             return False
 
         if not _wait(ready, timeout_seconds):
@@ -178,8 +196,6 @@ class AirflowClient:
     def _published_content(self, dag_id: str) -> str | None:
         if self.settings is None:
             return None
-        from piecework.airflow.publication import published_content
-
         return published_content(dag_id, self.settings)
 
     def unpause(self, dag_id: str) -> None:

@@ -26,7 +26,8 @@ _PORTS = range(20_000, 32_000)
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 #: Runs beside them where a machine pool is on a cluster.
 KEEPER = "keeper"
-#: Begins the tag of a DAG that names the content of its published file.
+#: Begins the tag of a DAG, and the last line of an import error, that names the content of the
+#: published file.
 CONTENT_TAG = "content:"
 #: Every process of the platform carries this variable; it holds the folder of its platform.
 PLATFORM_VARIABLE = "PIECEWORK_PLATFORM"

@@ -8,7 +8,7 @@ from airflow.dag_processing.importers import AbstractDagImporter, DagImportError
 from airflow.sdk import DAG
 
 from piecework.airflow.dags import build_dag
-from piecework.airflow.publication import read_publication
+from piecework.airflow.publication import Publication, error_of_content, read_publication
 from piecework.errors import PieceworkError, SpecError
 from piecework.spec.load import load_text
 
@@ -38,13 +38,17 @@ class PipelineImporter(AbstractDagImporter):
         """The DAG of the file, or what is wrong with it; never raises."""
         relative = self.get_relative_path(file_path, bundle_path)
         result = DagImportResult(file_path=relative)
+        content = None
         try:
-            dag = import_pipeline(Path(file_path))
+            publication = read_publication(Path(file_path))
+            content = publication.content
+            dag = _build(publication)
         except SpecError as error:
-            result.errors.append(_describe(relative, error))
+            result.errors.append(_describe(relative, error, content))
             return result
         except (PieceworkError, OSError, ValueError) as error:
-            result.errors.append(DagImportError(relative, f"{file_path}: {error}"))
+            message = error_of_content(f"{file_path}: {error}", content)
+            result.errors.append(DagImportError(relative, message))
             return result
         dag.fileloc = str(file_path)
         dag.relative_fileloc = relative
@@ -54,16 +58,19 @@ class PipelineImporter(AbstractDagImporter):
 
 def import_pipeline(path: Path) -> DAG:
     """The DAG of a pipeline file. Raises SpecError with all that is wrong, OSError."""
-    publication = read_publication(path)
+    return _build(read_publication(path))
+
+
+def _build(publication: Publication) -> DAG:
     pipeline = load_text(publication.text, str(publication.source), publication.code)
     return build_dag(pipeline, publication.code, content=publication.content)
 
 
-def _describe(relative: str, error: SpecError) -> DagImportError:
+def _describe(relative: str, error: SpecError, content: str | None) -> DagImportError:
     first = error.problems[0] if error.problems else None
     return DagImportError(
         file_path=relative,
-        message=str(error),
+        message=error_of_content(str(error), content),
         error_type="pipeline",
         line_number=first.line if first else None,
         column_number=first.column if first else None,

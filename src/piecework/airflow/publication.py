@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from piecework.airflow.configuration import PlatformFolder
+from piecework.airflow.configuration import CONTENT_TAG, PlatformFolder
 from piecework.config import Settings
 from piecework.spec.load import load_pipeline
 
@@ -56,6 +57,12 @@ def unpublish(pipeline: str, settings: Settings) -> None:
     _place(settings, pipeline).unlink(missing_ok=True)
 
 
+def read_again(pipeline: str, settings: Settings) -> None:
+    """Has Airflow read a published file again, though it has not changed."""
+    with suppress(FileNotFoundError):
+        os.utime(_place(settings, pipeline))
+
+
 def published_content(pipeline: str, settings: Settings) -> str | None:
     """What names the published content of a pipeline; None where it is not published."""
     try:
@@ -76,6 +83,16 @@ def read_publication(path: Path) -> Publication:
         except (ValueError, KeyError, TypeError):
             pass  # a comment that looks like ours; it is one all the same
     return Publication(text, path, path.parent, None)
+
+
+def error_of_content(error: str, content: str | None) -> str:
+    """An import error as Airflow keeps it: with what it is about, where that was published."""
+    return error if content is None else f"{error}\n{CONTENT_TAG}{content}"
+
+
+def is_error_of(error: str, content: str) -> bool:
+    """Whether an import error is about this content, and not about one that was there before."""
+    return error.rstrip().endswith(f"\n{CONTENT_TAG}{content}")
 
 
 def _place(settings: Settings, pipeline: str) -> Path:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import urllib.error
 import urllib.request
 from email.message import Message
 from http.client import HTTPMessage
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from piecework.airflow.client import AirflowClient, RefusedError
+from piecework.airflow.configuration import PlatformFolder
+from piecework.airflow.publication import error_of_content, publish, published_content
+from piecework.config import load
 from piecework.errors import PlatformError
 
 
@@ -125,6 +130,41 @@ def test_long_lists_are_read_to_their_end() -> None:
     found = airflow.tasks("d", "r")
     assert len(found) == 101
     assert all(task.over for task in found)
+
+
+def test_an_old_import_error_is_no_answer_to_what_is_published_now(home: Path) -> None:
+    code = home / "code"
+    code.mkdir(parents=True)
+    (code / "a.py").touch()
+    (code / "p.yaml").write_text("job: p\npython: a.py\n")
+    settings = load()
+    publish(code / "p.yaml", settings)
+    copy = PlatformFolder(home).published / "p.yaml"
+    os.utime(copy, (0, 0))
+    content = published_content("p", settings)
+
+    def answer(text: str, at: str) -> tuple[int, Any]:
+        error = {"filename": "p.yaml", "stack_trace": text, "timestamp": at}
+        return 200, {"import_errors": [error], "total_entries": 1}
+
+    then, later = "2026-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
+    errors = "GET /api/v2/importErrors?limit=100&offset=0"
+    airflow, wire = client(
+        {
+            "GET /api/v2/dags/p": [(404, {})],
+            errors: [
+                answer(error_of_content("of another file", "0"), later),
+                answer(error_of_content("from before", content), then),
+                answer(error_of_content("wrong now", content), later),
+            ],
+        },
+        "old-errors",
+    )
+    airflow.settings = settings
+    with pytest.raises(RefusedError, match="wrong now"):
+        airflow.wait_for_dag("p")
+    assert [what for what, _ in wire.asked].count(errors) == 3
+    assert copy.stat().st_mtime > 0  # Airflow was made to read it again
 
 
 def test_who_asks_without_a_name_is_told_how_to_give_one() -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from piecework.airflow.configuration import PlatformFolder
-from piecework.airflow.publication import publish, published_content, read_publication, unpublish
+from piecework.airflow.publication import (
+    error_of_content,
+    is_error_of,
+    publish,
+    published_content,
+    read_publication,
+    unpublish,
+)
 from piecework.config import load
 from piecework.errors import SpecError
 
@@ -67,3 +74,10 @@ def test_a_file_put_there_by_hand_has_its_programs_beside_it(tmp_path: Path, fir
     path.write_bytes(first + b"job: a\n")
     found = read_publication(path)
     assert (found.text, found.code, found.content) == (first + b"job: a\n", tmp_path, None)
+
+
+def test_an_import_error_is_of_the_content_that_was_published_then() -> None:
+    error = error_of_content("absent.py does not exist", "abc")
+    assert is_error_of(error + "\n", "abc")
+    assert not is_error_of(error, "abcd")
+    assert not is_error_of(error_of_content("absent.py does not exist", None), "abc")
