@@ -22,8 +22,9 @@ from piecework import clock
 from piecework.airflow.assignment import Assignment
 from piecework.airflow.client import AirflowClient, TaskState
 from piecework.airflow.following import Ending, Progress
+from piecework.airflow.threads import soon
 from piecework.config import Settings
-from piecework.errors import PlatformError
+from piecework.errors import PieceworkError, PlatformError
 from piecework.ledger.events import Outcome
 from piecework.runners.runner import AttemptStatus, Runner
 from piecework.units import format_duration, round_duration
@@ -40,6 +41,8 @@ _LONGEST_LINE = 16 << 10
 _REASON_SECONDS = 30.0
 _LONGEST_REASON_SECONDS = 600.0
 _WORTH_TELLING = timedelta(seconds=1)
+#: After each try to say that an end was read.
+_PAUSES = (1.0, 3.0, 0.0)
 #: Notes are for those who wonder; each is two questions to Airflow, and two more take it away.
 _WORTH_A_NOTE_SECONDS = 20.0
 
@@ -78,8 +81,8 @@ class TaskLog:
             self._deadline.watch(progress)
         for attempt in progress.attempts:
             if attempt.state == "ended" and attempt.attempt not in self._acknowledged:
-                self._runner.acknowledge(attempt.attempt)
                 self._acknowledged.add(attempt.attempt)
+                soon(_acknowledge, self._runner, attempt.attempt)
 
     def _select(self, attempts: tuple[AttemptStatus, ...]) -> list[AttemptStatus]:
         """The attempts of this try, and one of an earlier try that it found alive."""
@@ -134,6 +137,18 @@ class TaskLog:
         if note != self._noted:
             self._noted = note
             _write_note(self._ti, self._settings, note)
+
+
+def _acknowledge(runner: Runner, attempt: str) -> None:
+    """So that its machine can go; where that fails the keeper hears of it from Airflow, later."""
+    for pause in _PAUSES:
+        try:
+            runner.acknowledge(attempt)
+        except PieceworkError as error:
+            _log.debug("that %s was read could not be said: %s", attempt, error)
+            time.sleep(pause)
+        else:
+            return
 
 
 class _Reasons:

@@ -31,6 +31,7 @@ from piecework.airflow.client import AirflowClient, TaskState
 from piecework.airflow.following import Ending, Progress, advance, find_pool
 from piecework.airflow.rendering import TaskView, complete_context
 from piecework.airflow.task_log import TaskLog, write_failure
+from piecework.airflow.threads import in_thread
 from piecework.config import Settings
 from piecework.errors import (
     ClusterError,
@@ -173,12 +174,10 @@ class JobTrigger(BaseTrigger):
         try:
             ending = await self._follow()
             if ending.outcome is not Outcome.SUCCESS:
-                await asyncio.to_thread(
-                    write_failure, self.task_instance, self.load_settings(), ending
-                )
+                await in_thread(write_failure, self.task_instance, self.load_settings(), ending)
             elif not self._resumes(ending):
                 await self._give_result(self.result_of(ending))
-            more = await asyncio.to_thread(self.told_to_worker) if self._resumes(ending) else {}
+            more = await in_thread(self.told_to_worker) if self._resumes(ending) else {}
         finally:
             _active -= 1
             if self.stop_listening is not None:
@@ -188,7 +187,7 @@ class JobTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Ends the job at once if its task is over; another triggerer's takeover looks the same."""
         if self.assignment is not None:
-            await asyncio.to_thread(self._end_if_over)
+            await in_thread(self._end_if_over)
 
     async def _follow(self) -> Ending:
         told, refusals, alive = "", 0, False
@@ -198,8 +197,8 @@ class JobTrigger(BaseTrigger):
                 if self.assignment is None:
                     self.assignment = await self._assign_in_time()
                 if log is None:
-                    log = await asyncio.to_thread(self._begin)
-                progress = await asyncio.to_thread(self._look, log)
+                    log = await in_thread(self._begin)
+                progress = await in_thread(self._look, log)
                 if progress.ending is not None:
                     return progress.ending
                 told, refusals, alive = "", 0, progress.latest is not None
@@ -249,7 +248,7 @@ class JobTrigger(BaseTrigger):
     async def _assign_in_time(self) -> Assignment:
         """Airflow 3.3's triggerer leaves a question that it doesn't know unanswered for ever."""
         try:
-            return await asyncio.wait_for(asyncio.to_thread(self._assign), _RENDER_SECONDS)
+            return await asyncio.wait_for(in_thread(self._assign), _RENDER_SECONDS)
         except TimeoutError:
             wrong = (
                 f"its templates were not rendered within {_RENDER_SECONDS:.0f} s; they may ask "

@@ -110,6 +110,7 @@ def test_a_waiting_run_is_looked_at_only_when_something_has_changed() -> None:
         looks = runner.looks
         runner.end(Outcome.SUCCESS, result={"n": 1}, exit_code=0)
         event = await following
+        await until(lambda: runner.acknowledged)
         return looks, event.payload
 
     looks, payload = asyncio.run(scene())
