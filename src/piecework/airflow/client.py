@@ -8,6 +8,7 @@ where Airflow did not answer, not where it refused.
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -87,6 +88,18 @@ class TaskState:
         return self.state in ("success", "failed", "skipped", "upstream_failed", "removed")
 
 
+@functools.cache
+def _open_anywhere() -> urllib.request.OpenerDirector:
+    """One for all clients: each takes a millisecond to make, and there are thousands."""
+    return urllib.request.build_opener()
+
+
+@functools.cache
+def _open_here() -> urllib.request.OpenerDirector:
+    """The same, which no proxy comes between."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 @dataclass(slots=True)
 class AirflowClient:
     """Talks to one Airflow, as one user."""
@@ -100,9 +113,7 @@ class AirflowClient:
     pauses: tuple[float, ...] = _PAUSES
     #: Where pipelines are published for this Airflow, if it is the platform of this computer.
     settings: Settings | None = field(default=None, repr=False)
-    _opener: urllib.request.OpenerDirector = field(
-        default_factory=urllib.request.build_opener, repr=False
-    )
+    _opener: urllib.request.OpenerDirector = field(default_factory=_open_anywhere, repr=False)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> AirflowClient:
@@ -123,9 +134,9 @@ class AirflowClient:
             raise PlatformError(
                 f"there is no platform in {settings.home}; bring it up with `piecework up`"
             )
-        client = cls(url_of(state), user=USER, password=state.get("password"), settings=settings)
-        client._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        return client
+        return cls(
+            url_of(state), USER, state.get("password"), settings=settings, _opener=_open_here()
+        )
 
     def health(self) -> dict[str, str]:
         """The state of each of Airflow's components; asks once, needs no user."""

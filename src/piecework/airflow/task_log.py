@@ -44,7 +44,7 @@ _WORTH_TELLING = timedelta(seconds=1)
 #: After each try to say that an end was read.
 _PAUSES = (1.0, 3.0, 0.0)
 #: Notes are for those who wonder; each is two questions to Airflow, and two more take it away.
-_WORTH_A_NOTE_SECONDS = 20.0
+_WORTH_A_NOTE_SECONDS = 60.0
 
 
 class TaskLog:

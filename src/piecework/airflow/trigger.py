@@ -52,9 +52,9 @@ _log = logging.getLogger("piecework.task")
 _LOOK_SECONDS = 0.25
 _LOOK_SECONDS_EACH = 0.005
 _LONGEST_LOOK_SECONDS = 5.0
-#: Where changes are told, one looks all the same: soon, because who still waits then gets a note,
-#: and now and then, for deadlines and in case that one was not told.
-_FIRST_UNTOLD_SECONDS, _UNTOLD_SECONDS = 21.0, 60.0
+#: Where changes are told, one looks all the same: for deadlines, in case that one was not told, and
+#: because who still waits after a minute gets a note.
+_UNTOLD_SECONDS = 61.0
 #: The same while its program runs, whose log may be slow to begin.
 _RUNS_UNTOLD_SECONDS = 10.0
 #: An API server that starts refuses for a few seconds what it will grant.
@@ -111,7 +111,6 @@ class JobTrigger(BaseTrigger):
         self.settings: Settings | None = None
         self.runner: Runner | None = None
         self.bell: Bell | None = None
-        self.untold_seconds = _FIRST_UNTOLD_SECONDS
         self.stop_listening: Callable[[], None] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -236,8 +235,7 @@ class JobTrigger(BaseTrigger):
             return
         latest = progress.latest
         runs = latest is not None and latest.state == "running"
-        untold, self.untold_seconds = self.untold_seconds, _UNTOLD_SECONDS
-        await self.bell.wait(max(_RUNS_UNTOLD_SECONDS, look) if runs else untold)
+        await self.bell.wait(max(_RUNS_UNTOLD_SECONDS, look) if runs else _UNTOLD_SECONDS)
 
     def load_settings(self) -> Settings:
         """The settings, read once."""
