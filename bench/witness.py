@@ -56,6 +56,7 @@ class _Witness:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._told: set[Key] = set()
+        self._writing = threading.Lock()
 
     def take_pod(self, change: str, pod: Object) -> None:
         del change
@@ -74,7 +75,10 @@ class _Witness:
     def _tell(self, kind: Kind, subject: str, at: datetime | None) -> None:
         if at is not None and (kind, subject) not in self._told:
             self._told.add((kind, subject))
-            print(json.dumps([kind, subject, to_text(now())]), flush=True)
+            line = json.dumps([kind, subject, to_text(now())]) + "\n"
+            with self._writing:  # the threads of both kinds tell
+                sys.stdout.write(line)
+                sys.stdout.flush()
 
 
 def main(home: str, name: str) -> None:
