@@ -422,6 +422,24 @@ def test_a_log_is_read_while_it_grows_and_to_its_end(cluster: Cluster) -> None:
     assert data == b"line 0\nline 1\nline 2\n"
 
 
+def test_who_listens_is_told_when_a_log_that_was_read_has_grown(cluster: Cluster) -> None:
+    lines = [b"2026-11-24T12:00:0%d.5Z line %d\n" % (n, n) for n in range(2)]
+    cluster.objects.log = lambda _: Written(200, lines[:1])
+    runner = cluster.runner()
+    runner.start(cluster.request())
+    grown = threading.Event()
+    stop = runner.listen(RUN, lambda: None, grown.set)
+    cluster.run()
+    eventually(lambda: runner.status(f"{RUN}.1"), state="running")
+    first = runner.read_log(f"{RUN}.1", 0)
+    assert first == b"line 0\n"
+    grown.clear()
+    cluster.objects.log = lambda _: Written(200, lines)
+    assert grown.wait(10)
+    assert runner.read_log(f"{RUN}.1", len(first)) == b"line 1\n"
+    stop()
+
+
 def test_the_log_of_a_pod_that_is_gone_is_the_one_that_was_kept(
     cluster: Cluster, tmp_path: Path
 ) -> None:
