@@ -5,7 +5,8 @@ the keeper are real, and every machine is bought for its run. Three runs are ask
 at first a third of them run and two thirds wait; as runs end, machines are handed over until
 nobody waits. An event's lag is from its own time, as Kubernetes wrote it (whole seconds, cut, so
 half a second of the lag is none), to the time at which the keeper wrote it down. The keeper's part
-of it begins when a watch beside it is told of the event. Needs root.
+of it begins when a watch beside it is told of the event, and that part has the limit: while two CPUs
+buy a thousand machines, Karpenter and KWOK write down late what they did when. Needs root.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def _measure(here: Place, api: Api, folder: Path, size: Size, notes: list[str]) 
         _figure(f"{label}: afterwards, as they end", settled, "cores", _MOST_CORES),
         _figure(f"{label}: memory (PSS), the most", max(memory, late), "MiB", _MOST_MEMORY),
         Figure(f"{label}: from event to ledger", Spread.of(lags), "s"),
-        _figure(f"{label}: from event to ledger, 95%", percentile(lags, 0.95), "s", _MOST_LAG),
+        _figure(f"{label}: from event to ledger, 95%", percentile(lags, 0.95), "s"),
         Figure(f"{label}: of which the keeper's part", Spread.of(own), "s"),
         _figure(f"{label}: of which the keeper's part, 95%", percentile(own, 0.95), "s", _MOST_LAG),
     ]  # fmt: skip
