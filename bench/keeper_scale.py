@@ -5,7 +5,7 @@ the keeper are real, and every machine is bought for its run. Three runs are ask
 at first a third of them run and two thirds wait; as runs end, machines are handed over until
 nobody waits. An event's lag is from its own time, as Kubernetes wrote it (whole seconds, cut, so
 half a second of the lag is none), to the time at which the keeper wrote it down. The keeper's part
-of it begins when a watch beside it is told of the event, and that part has the limit: while two CPUs
+of it begins when a watch beside it is told of the event. That part has the limit: while two CPUs
 buy a thousand machines, Karpenter and KWOK write down late what they did when. Needs root.
 """
 
