@@ -94,10 +94,15 @@ def processes(name: str, *, below: bool = True) -> list[int]:
     """Ids of the processes in the group, and in the groups below it."""
     root = hierarchies()[0] / name
     found: set[int] = set()
-    for path in [root, *(root.rglob("*/") if below else [])]:
+    for path in _tree(root) if below else [root]:
         with suppress(OSError, ValueError):
             found.update(int(line) for line in (path / "cgroup.procs").read_text().split())
     return sorted(found - {0})
+
+
+def _tree(root: Path) -> list[Path]:
+    """A group's folder and those below it, parents first; others may vanish meanwhile."""
+    return [Path(folder) for folder, _, _ in os.walk(root)]
 
 
 def children(name: str) -> list[str]:
@@ -132,7 +137,7 @@ def _remove(name: str) -> bool:
         root = tree / name
         if not root.is_dir():
             continue
-        for path in [*sorted(root.rglob("*/"), key=lambda p: len(p.parts), reverse=True), root]:
+        for path in reversed(_tree(root)):
             try:
                 path.rmdir()
             except FileNotFoundError:
