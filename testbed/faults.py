@@ -57,7 +57,7 @@ def _gone_from_cloud(place: Place, name: str, provider_id: str) -> None:
         aws.interrupt(place, name)
         return
     record.write(place, name, "returned")
-    machine.stop(place, name, why="died")
+    machine.stop(place, name, why=machine.DIED)
     with Api(place.admin) as api:
         api.delete("Node", name)
         # In life Karpenter lets go of the Node of an instance that its cloud does not know any

@@ -25,6 +25,8 @@ from testbed.place import CLAIMS, DOMAIN, REGISTRY_HOST, Place, lock
 from testbed.size import Size, cgroup_memory_bytes, write_views
 
 PROGRAMS = ("containerd", "kubelet", "kube-proxy")
+#: Why a machine stopped that lost its power, or that its provider took away.
+DIED = "died"
 _SCRIPT = Path(__file__).with_name("machine.sh")
 _MOST = 250
 
@@ -262,7 +264,7 @@ def die(place: Place, name: str) -> None:
     cgroups.kill(group_of(place, name))
     machine = load(place, name)
     network.unplug(place, machine.index)
-    record.write(place, name, "stopped", why="died")
+    record.write(place, name, "stopped", why=DIED)
 
 
 def stop(place: Place, name: str, why: str = "") -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -71,19 +71,37 @@ def read(place: Place, namespaces: Collection[str]) -> list[Ran]:
 
 def _read_all(place: Place) -> Iterator[Ran]:
     lives = record.read(place)
-    for name, log in _logs(place):
+    there = [
+        (name, _text(machine.folder_of(place, name) / "log" / "containerd.log"))
+        for name in machine.names(place)
+    ]
+    gone = [
+        (named["name"], _text(folder / "containerd.log"))
+        for folder in (place.logs / "machines").glob("*")
+        if (named := _GONE.match(folder.name)) and (folder / "containerd.log").exists()
+    ]
+    for name, text in only_once(there, gone):
         life = lives.get(name)
         died = (life.stopped if life else None) or now()
-        yield from read_log(name, log.read_text(errors="replace").splitlines(), died)
+        yield from read_log(name, text.splitlines(), died)
 
 
-def _logs(place: Place) -> Iterator[tuple[str, Path]]:
-    for name in machine.names(place):
-        yield name, machine.folder_of(place, name) / "log" / "containerd.log"
-    for folder in (place.logs / "machines").glob("*"):
-        named = _GONE.match(folder.name)
-        if named and (folder / "containerd.log").exists():
-            yield named["name"], folder / "containerd.log"
+def _text(log: Path) -> str:
+    return log.read_text(errors="replace")
+
+
+def only_once(
+    there: Sequence[tuple[str, str]], gone: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Machines and their logs, without those that were moved away after they had been read."""
+    return [
+        *gone,
+        *(
+            (name, text)
+            for name, text in there
+            if not any(other == name and moved.startswith(text) for other, moved in gone)
+        ),
+    ]
 
 
 def read_log(name: str, lines: Iterable[str], died: datetime) -> Iterator[Ran]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piecework.clock import from_text
-from tests.cluster.container_records import Ran, find_faults, read_log
+from tests.cluster.container_records import Ran, find_faults, only_once, read_log
 
 BEGIN = from_text("2026-11-24T12:00:00Z")
 LOG = r"""
@@ -74,3 +74,9 @@ def test_overlaps_are_found_however_long_the_earlier_one_lasts(
         if first is not second
     )
     assert bool(find_faults(runs)) == overlap
+
+
+def test_a_log_that_is_moved_away_while_all_are_read_counts_once() -> None:
+    there = [("a", "one\ntwo\n"), ("b", "three\n")]
+    gone = [("a", "one\ntwo\nmore\n"), ("b", "of the try before\n"), ("c", "three\n")]
+    assert sorted(only_once(there, gone)) == sorted([*gone, ("b", "three\n")])
