@@ -139,7 +139,7 @@ class Provider:
         missing = wanted.keys() - there
         lives = record.read(self._place) if missing else {}
         for name in missing:
-            if name in lives and lives[name].stopped and lives[name].why == machine.DIED:
+            if name in lives and lives[name].why == machine.DIED:
                 continue  # it has died, and its Node is still there: nobody starts it again
             item = wanted[name]
             if self._once(name, partial(self._start, item)) and prefix == _KARPENTER_PREFIX:

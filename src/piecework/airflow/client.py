@@ -29,7 +29,6 @@ from piecework.airflow.configuration import (
     read_json,
     url_of,
 )
-from piecework.airflow.publication import is_error_of, published_content, read_again
 from piecework.config import Settings
 from piecework.errors import PlatformError
 
@@ -176,7 +175,11 @@ class AirflowClient:
         Raises PlatformError with the import error, where Airflow cannot read that file now: errors
         of another content, or from before, don't count.
         """
-        content = self._published_content(dag_id)
+        # Whoever asks for a run without waiting need not load what reads pipeline files.
+        from piecework.airflow.publication import is_error_of, published_content, read_again
+
+        settings = self.settings
+        content = None if settings is None else published_content(dag_id, settings)
         since, again = clock.now(), False
 
         def ready() -> bool:
@@ -186,7 +189,7 @@ class AirflowClient:
                 tags = {str(found.get("name")) for found in dag.get("tags", ())}
                 if content is None or f"{CONTENT_TAG}{content}" in tags:
                     return True
-            if content is None or self.settings is None:
+            if content is None or settings is None:
                 return False
             error, at = self._import_errors().get(f"{dag_id}.yaml", ("", None))
             if not is_error_of(error, content):
@@ -194,7 +197,7 @@ class AirflowClient:
             if at is None or at >= since:
                 raise RefusedError(f"Airflow could not read {dag_id}:\n{error}", 422, error)
             if not again:  # its surroundings may have changed since: a program may be there now
-                read_again(dag_id, self.settings)
+                read_again(dag_id, settings)
                 again = True
             return False
 
@@ -203,11 +206,6 @@ class AirflowClient:
                 f"Airflow did not read the pipeline {dag_id} within {timeout_seconds:.0f} s; "
                 "see dag-processor.log in the platform's logs"
             )
-
-    def _published_content(self, dag_id: str) -> str | None:
-        if self.settings is None:
-            return None
-        return published_content(dag_id, self.settings)
 
     def unpause(self, dag_id: str) -> None:
         """Lets the DAG's runs start."""

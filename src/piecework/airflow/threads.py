@@ -1,9 +1,9 @@
 """Threads in which triggers ask clusters and Airflow, while their event loop goes on.
 
 Airflow's own work, a line in a task's log among it, goes through the event loop's default threads,
-of which there are few (four more than the host has CPUs). Hundreds of runs that
-end in the same seconds, each with questions to a busy API server, would have it wait for all of
-them. So piecework has threads of its own, for waiting, not for computing.
+of which there are few (four more than the host has CPUs). Hundreds of runs that end in the same
+seconds, each with questions to a busy API server, would have it wait for all of them. So piecework
+has threads of its own, for waiting, not for computing.
 """
 
 from __future__ import annotations
