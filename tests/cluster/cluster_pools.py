@@ -8,7 +8,7 @@ who submits runs. Nobody of piecework acts as the cluster's administrator.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,15 +93,15 @@ def make_asg_pool(
     types: Sequence[str],
     more: str = "",
     *,
-    spot: bool = False,
+    spot: Collection[str] = (),
     most: int = 8,
 ) -> ClusterPool:
-    """A group of on-demand machines for each type, with `spot` another one of spot capacity.
+    """A group of on-demand machines for each type; for those in `spot` another of spot capacity.
 
     Raises MissingProgramError where the cluster-autoscaler is not here.
     """
     aws.start(here)
-    kinds = [(kind, one) for kind in types for one in ([True, False] if spot else [False])]
+    kinds = [(kind, one) for kind in types for one in ([True, False] if kind in spot else [False])]
     groups = {f"{name}-{kind.replace('.', '-')}{'-spot' * one}": (kind, one) for kind, one in kinds}
     written = ", ".join(
         f'{{name = "{group}", type = "{kind}", spot = {str(one).lower()}, max = {most}}}'

@@ -273,7 +273,7 @@ def karpenter_cluster_pool(
 def asg_cluster_pool(
     here: Place, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., ClusterPool]]:
-    """The same on Auto Scaling groups, one for each type, with `spot=True` two for each."""
+    """The same on Auto Scaling groups, one for each type, two for those in `spot`."""
     made = []
     try:
         found.find(aws.AUTOSCALER)

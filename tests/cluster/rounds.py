@@ -46,6 +46,8 @@ TYPES = (
     "m6a.large", "m6a.xlarge", "m6a.2xlarge", "m6a.4xlarge", "m6a.8xlarge", "m6a.12xlarge",
     "m6a.16xlarge",
 )  # fmt: skip
+#: Types of which groups have spot capacity, too; Karpenter buys it of all.
+SPOT = TYPES[1:2]
 #: The second type.
 LARGER = {"cpu": 4, "memory": "8Gi"}
 #: Types of which no machine is idle when a run asks for one, because no other run asks for them.
@@ -244,6 +246,22 @@ class Arena:
         found: Object | None = self.api.get("Pod", labels.pod_name(attempt), namespace)
         return found
 
+    @contextmanager
+    def out_of_stock(self, *types: str) -> Iterator[None]:
+        """Meanwhile no machine of these types can be bought, neither on demand nor as spot."""
+        groups = [group.name for group in self.submitter().pool.groups if group.type in types]
+        if self.kind == "karpenter":
+            faults.karpenter_out_of_stock(self.here, types)
+        for name in groups:
+            faults.out_of_stock(self.here, name)
+        try:
+            yield
+        finally:
+            if self.kind == "karpenter":
+                faults.karpenter_out_of_stock(self.here, ())
+            for name in groups:
+                faults.out_of_stock(self.here, name, empty=False)
+
     def kill_machine(self, name: str, *, gone_from_cloud: bool = True) -> None:
         self.harmed.add(name)
         faults.kill_machine(self.here, name, gone_from_cloud=gone_from_cloud)
@@ -298,8 +316,10 @@ def arena(
     """
     name = f"{kind[0]}{next(_numbers)}"
     others = frozenset(record.read(here))
-    make = cluster_pools.make_karpenter_pool if kind == "karpenter" else cluster_pools.make_asg_pool
-    made = make(here, api, name, home / name, TYPES, more)
+    if kind == "karpenter":
+        made = cluster_pools.make_karpenter_pool(here, api, name, home / name, TYPES, more)
+    else:
+        made = cluster_pools.make_asg_pool(here, api, name, home / name, TYPES, more, spot=SPOT)
     api.wait("its account", lambda: api.get("ServiceAccount", "default", name))
     image = shell_image(here)
     ground = Ground(here, api, home / "keeper", image, made)

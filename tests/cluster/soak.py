@@ -191,17 +191,9 @@ def _machines_boot_slowly(
 
 
 def _nothing_in_stock(arena: Arena, choice: Random, attempts: list[str]) -> dict[str, set[Outcome]]:
-    types = ("m6a.large", "m6a.xlarge")
-    if arena.kind == "karpenter":
-        faults.karpenter_out_of_stock(arena.here, types)
-    for name in arena.groups:
-        faults.out_of_stock(arena.here, name)
-    attempts.append(arena.submit(1, machine=LARGER))
-    time.sleep(choice.uniform(1, 8))
-    if arena.kind == "karpenter":
-        faults.karpenter_out_of_stock(arena.here, ())
-    for name in arena.groups:
-        faults.out_of_stock(arena.here, name, empty=False)
+    with arena.out_of_stock("m6a.large", "m6a.xlarge"):
+        attempts.append(arena.submit(1, machine=LARGER))
+        time.sleep(choice.uniform(1, 8))
     return {}
 
 

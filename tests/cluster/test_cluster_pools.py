@@ -126,7 +126,7 @@ def _instance(here: Place, name: str) -> dict[str, Any]:
 def test_a_rendered_groups_machine_is_what_the_autoscaler_was_told_and_aws_tells_of_its_life(
     here: Place, api: Api, asg_cluster_pool: MakePool
 ) -> None:
-    pool = asg_cluster_pool(("m6a.large",), spot=True)
+    pool = asg_cluster_pool(("m6a.large",), spot=["m6a.large"])
     spot, on_demand = (settings.name for settings in pool.rendering.groups)
     autoscaling = aws.client(here, "autoscaling")
     (group,) = autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[spot])[
@@ -167,7 +167,7 @@ def test_a_rendered_groups_machine_is_what_the_autoscaler_was_told_and_aws_tells
 def test_a_spot_group_out_of_stock_lets_the_autoscaler_buy_on_demand(
     one: Cluster, here: Place, api: Api, asg_cluster_pool: MakePool, tmp_path: Path
 ) -> None:
-    pool = asg_cluster_pool(("m6a.large",), spot=True)
+    pool = asg_cluster_pool(("m6a.large",), spot=["m6a.large"])
     spot, on_demand = (settings.name for settings in pool.rendering.groups)
     faults.out_of_stock(here, spot)
     home = tmp_path / "keeper"

@@ -32,6 +32,8 @@ _TELLING = {
     "NoCompatibleInstanceTypes": "",
     "InsufficientCapacityError": "",
 }
+#: Who buys for other pools: what it says of a pool's pods is that it does not buy for them.
+_STRANGERS = {"karpenter": "cluster-autoscaler", "asg": "karpenter"}
 _LONGEST = 300
 
 
@@ -43,17 +45,19 @@ class Hints(Asking):
         #: What was said, by attempt. Replaced, never changed.
         self.found: Mapping[str, str] = {}
         self._kube = kube
-        self._wanted: dict[str, PodKey] = {}
+        #: By attempt: a pod of it, and the provider of its pool.
+        self._wanted: dict[str, tuple[PodKey, str]] = {}
 
     def look(self, snapshot: Snapshot) -> None:
         """Takes the pods that have waited for a while."""
-        wanted: dict[str, PodKey] = {}
+        wanted: dict[str, tuple[PodKey, str]] = {}
         for pods in snapshot.unbound.values():
             for pod in pods:
                 if pod.follower or pod.admitted_at is None:
                     continue
                 if snapshot.now - pod.admitted_at > PATIENCE:
-                    wanted.setdefault(pod.attempt, pod.key)
+                    provider = snapshot.pools[pod.pool].provider
+                    wanted.setdefault(pod.attempt, (pod.key, provider))
         self._wanted = wanted
 
     def round(self) -> None:
@@ -61,22 +65,30 @@ class Hints(Asking):
         wanted = self._wanted
         found = {name: said for name, said in self.found.items() if name in wanted}
         for name in self.next_few(wanted, MOST_AT_ONCE):
-            namespace, pod = wanted[name]
+            (namespace, pod), provider = wanted[name]
             fields = f"involvedObject.kind=Pod,involvedObject.name={pod}"
             try:
                 events = self._kube.list(EVENT, namespace, fields=fields).items
             except PieceworkError as error:
                 logger.debug("no events of pod %s/%s: %s", namespace, pod, error)
                 return
-            said = choose_hint(events)
+            said = choose_hint(events, provider)
             if said is not None:
                 found[name] = said
         self.found = found
 
 
-def choose_hint(events: Iterable[Mapping[str, Any]]) -> str | None:
-    """The last thing that autoscaler or scheduler said, the autoscaler's before the scheduler's."""
-    telling = [event for event in events if event.get("reason") in _TELLING]
+def choose_hint(events: Iterable[Mapping[str, Any]], provider: str) -> str | None:
+    """The last thing that autoscaler or scheduler said, the autoscaler's before the scheduler's.
+
+    A cluster may have both autoscalers; only the one that buys for pools of this provider counts.
+    """
+    stranger = _STRANGERS.get(provider)
+    telling = [
+        event
+        for event in events
+        if event.get("reason") in _TELLING and _component(event) != stranger
+    ]
     if not telling:
         return None
     last = max(telling, key=lambda event: (_is_scheduler(event) is False, _when(event)))
@@ -85,9 +97,12 @@ def choose_hint(events: Iterable[Mapping[str, Any]]) -> str | None:
     return f"{_TELLING[last['reason']]}{message}"
 
 
+def _component(event: Mapping[str, Any]) -> str:
+    return str(event.get("reportingComponent") or event.get("source", {}).get("component", ""))
+
+
 def _is_scheduler(event: Mapping[str, Any]) -> bool:
-    component = event.get("reportingComponent") or event.get("source", {}).get("component", "")
-    return component in ("default-scheduler", "")
+    return _component(event) in ("default-scheduler", "")
 
 
 def _when(event: Mapping[str, Any]) -> str:

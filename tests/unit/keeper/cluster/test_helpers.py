@@ -157,9 +157,20 @@ def test_the_autoscalers_word_goes_before_the_schedulers() -> None:
         _event("NotTriggerScaleUp", "max node group size reached", 3, "cluster-autoscaler"),
         _event("Scheduled", "all is well", 30),
     ]
-    assert choose_hint(events) == "the autoscaler buys nothing: max node group size reached"
-    assert choose_hint(events[:1]) == "0/3 nodes are available"
-    assert choose_hint(events[2:]) is None
+    said = choose_hint(events, "asg")
+    assert said == "the autoscaler buys nothing: max node group size reached"
+    assert choose_hint(events[:1], "asg") == "0/3 nodes are available"
+    assert choose_hint(events[2:], "asg") is None
+
+
+def test_where_both_autoscalers_are_the_one_counts_that_buys_for_the_pool() -> None:
+    events = [
+        _event("FailedScheduling", "no instance type fits", 1, "karpenter"),
+        _event("NotTriggerScaleUp", "untolerated taints", 9, "cluster-autoscaler"),
+    ]
+    assert choose_hint(events, "karpenter") == "no instance type fits"
+    assert choose_hint(events, "asg") == "the autoscaler buys nothing: untolerated taints"
+    assert choose_hint(events[1:], "karpenter") is None
 
 
 def test_only_pods_that_have_waited_for_a_while_are_asked_about() -> None:
