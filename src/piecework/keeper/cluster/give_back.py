@@ -21,11 +21,12 @@ from piecework.machines.provider import MachineSeen
 #: at least 5 s, and looks once a second.
 DRAIN = timedelta(seconds=6)
 #: How long a group's machine takes from the decision to its end: the pause, and a look or two.
-PARTING = timedelta(seconds=2)
+PARTING = timedelta(seconds=3)
 #: How long the cluster-autoscaler gets to give a machine of a group back by itself.
 AUTOSCALER = timedelta(seconds=10)
-#: Between the taint and the fresh look for pods, on machines of groups.
-PAUSE = timedelta(seconds=1)
+#: Between the taint and the fresh look for pods, on machines of groups: as long as the autoscaler
+#: waits by the flag that is rendered for it. A scheduler that is slower binds a pod in vain.
+PAUSE = timedelta(seconds=2)
 #: How long a log may be read after its pod's end, before its machine goes.
 LOG = timedelta(seconds=10)
 #: How long a run that may have more pods gets to make the first of them, from its start, and to
@@ -51,8 +52,7 @@ def _judge(snapshot: Snapshot, machine: MachineSeen) -> Iterator[Action]:
     if node is not None and node.notice and machine.interrupted_at is None:
         yield NoteInterruption(machine, snapshot.now, snapshot.pods_on(machine))
     if machine.released_at is not None:
-        paused = snapshot.now - machine.released_at >= PAUSE
-        if machine.leaving_at is None and (machine.provider == "karpenter" or paused):
+        if machine.leaving_at is None and _may_go(snapshot, machine, machine.released_at):
             yield GiveBack(machine)
         return
     if machine.leaving_at is not None or not is_free(snapshot, machine):
@@ -64,6 +64,17 @@ def _judge(snapshot: Snapshot, machine: MachineSeen) -> Iterator[Action]:
         yield Release(machine, snapshot.now, _reason(snapshot, machine))
         if machine.provider == "karpenter":
             yield GiveBack(machine)
+
+
+def _may_go(snapshot: Snapshot, machine: MachineSeen, released_at: datetime) -> bool:
+    """Whether a released machine can end now, which no pod of another run may be bound to."""
+    if machine.provider == "karpenter":
+        return True
+    since = snapshot.now - released_at
+    if machine.node is None or since < PAUSE:
+        return since >= PAUSE
+    # The scheduler may be about to bind one that waits, and not know of the taint yet.
+    return since >= AUTOSCALER or not _is_awaited(snapshot, machine)
 
 
 def release_at(snapshot: Snapshot, machine: MachineSeen) -> datetime | None:

@@ -128,5 +128,14 @@ def test_the_autoscaler_has_ten_seconds_to_give_a_groups_machine_back() -> None:
 
 def test_a_groups_machine_is_returned_after_a_pause() -> None:
     groups = [groups_pool()]
-    assert _returned(world(machines=[_of_group(released_at=at(-0.5))], pools=groups)) == []
-    assert _returned(world(machines=[_of_group(released_at=at(-1))], pools=groups)) == ["i-1"]
+    assert _returned(world(machines=[_of_group(released_at=at(-1.5))], pools=groups)) == []
+    assert _returned(world(machines=[_of_group(released_at=at(-2))], pools=groups)) == ["i-1"]
+
+
+def test_a_groups_machine_stays_a_while_when_a_run_comes_that_may_be_bound_to_it() -> None:
+    groups, coming = [groups_pool()], attempt(pod("next", admitted=-1))
+    for seconds, returned in ((-2, []), (-9, []), (-10, ["i-1"])):
+        leaving = _of_group(released_at=at(seconds))
+        assert _returned(world([coming], [leaving], pools=groups)) == returned
+    boots = _of_group(released_at=at(-2), node=None, joined_at=None, ready_at=None)
+    assert _returned(world([coming], [boots], pools=groups)) == ["i-1"]
