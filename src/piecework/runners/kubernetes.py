@@ -42,11 +42,11 @@ from piecework.plan.spark_application import application_of
 from piecework.plan.written_pod import merge_pod
 from piecework.runners.code import Shelf, bundle
 from piecework.runners.pod_log import PodLog
+from piecework.runners.pod_status import attempt_status
 from piecework.runners.pod_view import OTHERS_LEFT_OUT, PodView, view_of
 from piecework.runners.pods import (
     End,
     attempt_of,
-    attempt_status,
     end_of,
     is_final,
     read_request,

@@ -51,12 +51,15 @@ def knew_of_deletion(pod: Object) -> bool:
     return observed >= generation > 0 and deleted_at(pod) is not None
 
 
+def disruption_of(pod: Object) -> Mapping[str, Any] | None:
+    """The condition by which Kubernetes itself gave the pod up, where it did."""
+    condition = condition_of(pod, "DisruptionTarget") or {}
+    return condition if condition.get("status") == "True" else None
+
+
 def disrupted_at(pod: Object) -> datetime | None:
     """When Kubernetes itself gave the pod up, where it says so."""
-    condition = condition_of(pod, "DisruptionTarget") or {}
-    if condition.get("status") != "True":
-        return None
-    return read_time(condition.get("lastTransitionTime"))
+    return read_time((disruption_of(pod) or {}).get("lastTransitionTime"))
 
 
 def main_name(pod: Object) -> str:

@@ -16,7 +16,8 @@ import pytest
 
 from piecework.runners.code import bundle, launcher
 from piecework.runners.pod_fields import read_kept
-from piecework.runners.pods import ending_of, result_of
+from piecework.runners.pod_status import result_of
+from piecework.runners.pods import ending_of
 from piecework.runners.store import Store
 from tests.unit.runners.pod_objects import Pod
 

@@ -131,3 +131,9 @@ def said(result: Any = None, *, failed: str | None = None, out_of_memory: bool =
     use = {"cpu_seconds": 1.5, "peak_memory_bytes": 1, "read_bytes": 0, "written_bytes": 0}
     told = {"result": result, "use": use, "failed": failed, "out_of_memory": out_of_memory}
     return json.dumps(told)
+
+
+def with_first(name: str, **state: Any) -> Pod:
+    """A pod whose program has not started, because of a container that comes before it."""
+    pod = Pod().bound().container(waiting={"reason": "PodInitializing"})
+    return pod.status(initContainerStatuses=[{"name": name, "state": state}])

@@ -16,8 +16,8 @@ from piecework.ledger.events import Outcome
 from piecework.plan import labels
 from piecework.plan.spark_application import DRIVER
 from piecework.runners.kubernetes import KubernetesRunner
+from piecework.runners.pod_status import attempt_status
 from piecework.runners.pod_view import PodView
-from piecework.runners.pods import attempt_status
 from piecework.runners.spark_operator import is_over, is_stand_in, stand_in
 from tests.unit.kube.server import refused
 from tests.unit.runners.pod_objects import Pod

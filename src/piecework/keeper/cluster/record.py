@@ -19,6 +19,7 @@ from piecework.ledger.events import Event, Kind
 from piecework.machines.provider import MachineSeen, PriceStep
 from piecework.plan.price import PriceBook
 from piecework.runners import pods as pod_facts
+from piecework.runners.pod_status import attempt_status
 from piecework.spec.pool import Pool
 
 SOURCE = "keeper"
@@ -215,7 +216,7 @@ def _ran(
 
 
 def _ended(attempt: AttemptSeen, now: datetime, counted: Mapping[str, Mapping[str, Any]]) -> Event:
-    status = pod_facts.attempt_status([pod.raw for pod in attempt.own], now)
+    status = attempt_status([pod.raw for pod in attempt.own], now)
     over = max((pod.over for pod in attempt.own if pod.over is not None), default=now)
     uses = [_use_of(pod, counted.get(pod.uid)) for pod in attempt.pods]
     if None in uses and any(pod.uid in counted for pod in attempt.pods):
