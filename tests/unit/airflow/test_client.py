@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from piecework.airflow.client import AirflowClient, RefusedError
+from piecework.airflow.client import AirflowClient
 from piecework.airflow.configuration import PlatformFolder
 from piecework.airflow.publication import error_of_content, publish, published_content
+from piecework.airflow.rest import RefusedError
 from piecework.config import load
 from piecework.errors import PlatformError
 
@@ -59,11 +60,11 @@ RUN = {
 
 def client(answers: dict[str, list[tuple[int, Any]]], url: str) -> tuple[AirflowClient, Wire]:
     wire = Wire({**TOKEN, **answers})
-    found = AirflowClient(f"http://{url}", user="u", password="p", pauses=(0.0, 0.0))
-    found._opener = urllib.request.OpenerDirector()
-    found._opener.add_handler(wire)
-    found._opener.add_handler(urllib.request.HTTPDefaultErrorHandler())
-    return found, wire
+    opener = urllib.request.OpenerDirector()
+    opener.add_handler(wire)
+    opener.add_handler(urllib.request.HTTPDefaultErrorHandler())
+    pauses = (0.0, 0.0)
+    return AirflowClient(f"http://{url}", "u", "p", pauses=pauses, opener=opener), wire
 
 
 def test_a_run_is_read_with_its_times_and_a_missing_one_is_none() -> None:
