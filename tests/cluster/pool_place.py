@@ -19,7 +19,7 @@ from piecework.config import Settings
 from piecework.kube.client import POD, PRIORITY_CLASS, AlreadyThereError, Kube, Object
 from piecework.plan import labels
 from piecework.plan.choose import plan_job
-from piecework.plan.manifest import INSTANCE_TYPE
+from piecework.plan.placement import INSTANCE_TYPE
 from piecework.plan.price import load_price_book
 from piecework.runners.kubernetes import KubernetesRunner
 from piecework.runners.pod_view import PodView

@@ -24,9 +24,8 @@ from piecework.plan.manifest import (
     Object,
     PodRequest,
     metadata_of,
-    placement_of,
-    resources_of,
 )
+from piecework.plan.placement import placement_of, resources_of
 from piecework.plan.plan import Plan
 from piecework.plan.written_pod import MAIN_CONTAINER, leave_room, merge_affinity
 from piecework.spec.job import Job

@@ -80,7 +80,7 @@ def merge_pod(source: WrittenPod, own: Mapping[str, Any]) -> Object:
 
 
 def place(spec: Object, placement: Mapping[str, Any]) -> None:
-    """Adds where a pod may run (`manifest.placement_of`) to what its spec says already."""
+    """Adds where a pod may run (`placement.placement_of`) to what its spec says already."""
     spec["nodeSelector"] = {**spec.get("nodeSelector", {}), **placement["nodeSelector"]}
     spec["tolerations"] = _union(spec.get("tolerations", []), placement["tolerations"])
     spec["affinity"] = merge_affinity(spec.get("affinity") or {}, placement["affinity"])

@@ -19,7 +19,12 @@ from piecework.machines import groups
 from piecework.machines.render import Object, Rendering, render
 from piecework.plan import labels
 from piecework.plan.choose import plan_job
-from piecework.plan.manifest import PodRequest, metadata_of, placement_of, pods_of
+from piecework.plan.manifest import (
+    PodRequest,
+    metadata_of,
+    pods_of,
+)
+from piecework.plan.placement import placement_of
 from piecework.plan.price import load_price_book
 from piecework.spec.job import Job
 from piecework.spec.pool import Group, NodeClass, Pool

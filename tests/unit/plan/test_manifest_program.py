@@ -19,10 +19,10 @@ from piecework.plan.manifest import (
     Launcher,
     Object,
     environment_of,
-    placement_of,
     pods_of,
     request_of,
 )
+from piecework.plan.placement import placement_of
 from piecework.spec.job import Job
 from piecework.spec.pool import Pool
 from tests.unit.plan.manifests import (
