@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from piecework.airflow import task_log
 from piecework.airflow.following import Progress
-from piecework.airflow.task_log import PROGRAM, _count, _Deadline, _LogReader, _Reasons
+from piecework.airflow.task_log import PROGRAM, TaskLog, _count, _Deadline, _LogReader, _Reasons
 from piecework.config import load
+from piecework.errors import ClusterError
 from piecework.runners.runner import AttemptStatus
 from tests.unit.airflow.test_following import Recorder, assign
 
@@ -101,3 +105,37 @@ def test_a_reason_that_differs_in_its_numbers_alone_is_not_told_at_once() -> Non
     other = replace(waits, reason="pool spot is at its limit of 20 machines")
     assert reasons.latest(other) == "pool spot is at its limit of 20 machines"
     assert reasons.latest(replace(waits, attempt="a.2")) == "3 runs are before it"
+
+
+class Deaf(Recorder):
+    """A runner whose cluster does not answer at first."""
+
+    def __init__(self, refusals: int) -> None:
+        super().__init__()
+        self.refusals = refusals
+        self.asked = threading.Semaphore(0)
+
+    def acknowledge(self, attempt: str) -> None:
+        self.refusals -= 1
+        try:
+            if self.refusals >= 0:
+                raise ClusterError("the API server does not answer")
+            super().acknowledge(attempt)
+        finally:
+            self.asked.release()
+
+
+@pytest.mark.parametrize(("refusals", "told"), [(0, 1), (2, 1), (3, 0)])
+def test_that_an_end_was_read_is_said_three_times_at_most(
+    home: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, told: int
+) -> None:
+    monkeypatch.setattr(task_log, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setenv("AIRFLOW_HOME", str(home / "airflow"))
+    runner, ended = Deaf(refusals), Progress((AttemptStatus("a.1", "ended"),))
+    who = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, id="1")
+    log = TaskLog(who, assign(), load(), runner)
+    for _ in range(2):
+        log.tell(ended)
+    assert all(runner.asked.acquire(timeout=20) for _ in range(min(refusals + 1, 3)))
+    assert not runner.asked.acquire(timeout=0.2)
+    assert runner.acknowledged == ["a.1"] * told
