@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -41,6 +41,7 @@ from piecework.plan.manifest import Launcher, PodRequest, pods_of
 from piecework.plan.spark_application import application_of
 from piecework.plan.written_pod import merge_pod
 from piecework.runners.code import Shelf, bundle
+from piecework.runners.pod_fields import deleted_at
 from piecework.runners.pod_log import PodLog
 from piecework.runners.pod_status import attempt_status
 from piecework.runners.pod_view import OTHERS_LEFT_OUT, PodView, view_of
@@ -310,20 +311,41 @@ class KubernetesRunner:
                 return
             if end_of(current) is not None:
                 break
-            version = current["metadata"]["resourceVersion"]
-            annotations = {labels.END: end.to_json()}
-            change = {"metadata": {"resourceVersion": version, "annotations": annotations}}
             try:
-                current = self.view.kube.patch(POD, name, change, namespace)
+                current = self._write_end(current, end)
             except ConflictError:  # it changed meanwhile; it may even have ended
                 current = self.view.kube.get(POD, name, namespace)
                 continue
-            if current is not None:
-                self.view.note(current)
             break
-        if current is not None and not current["metadata"].get("deletionTimestamp"):
-            # With the grace that the pod itself asks for.
-            self.view.kube.delete(POD, name, namespace, uid=current["metadata"]["uid"])
+        if current is None or current["metadata"].get("deletionTimestamp"):
+            return
+        # With the grace that the pod itself asks for.
+        self.view.kube.delete(POD, name, namespace, uid=current["metadata"]["uid"])
+        current = self.view.kube.get(POD, name, namespace)
+        written = None if current is None else end_of(current)
+        if current is not None and written is not None:
+            with suppress(ConflictError):
+                self._write_end(current, written)
+
+    def _write_end(self, pod: Object, end: End) -> Object | None:
+        """Writes END on a pod that has not changed since, as of its deletion if that was before."""
+        deleted = deleted_at(pod)
+        if deleted is not None and deleted < end.at.replace(microsecond=0):
+            # The clock here is ahead of the API server's, whose times are whole seconds.
+            end = replace(end, at=deleted)
+        if end == end_of(pod):
+            return pod
+        metadata = pod["metadata"]
+        change = {
+            "metadata": {
+                "resourceVersion": metadata["resourceVersion"],
+                "annotations": {labels.END: end.to_json()},
+            }
+        }
+        changed = self.view.kube.patch(POD, metadata["name"], change, metadata["namespace"])
+        if changed is not None:
+            self.view.note(changed)
+        return changed
 
     def _end_application(self, pod: Object, end: End) -> None:
         """Ends what has no pod yet. The operator's own admission may be away: no matter."""

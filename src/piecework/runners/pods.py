@@ -58,7 +58,10 @@ _SIGNALLED = 128
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Why somebody ended a pod from outside, and when: the annotation END."""
+    """Why somebody ended a pod from outside, and when: the annotation END.
+
+    `at` is not after the deletion of the pod, by the API server's clock.
+    """
 
     outcome: Outcome
     cause: str
@@ -126,8 +129,9 @@ def ending_of(pod: Object) -> Ending | None:
     end, deleted = end_of(pod), deleted_at(pod)
     if not pod["metadata"].get("deletionGracePeriodSeconds") and knew_of_deletion(pod):
         # From 1.36 on the API server moves the time of a deletion to that of its last step, which
-        # is after the program's end (k8s.io/apiserver, registry/rest/delete.go).
-        deleted = finished or deleted
+        # is after the program's end (k8s.io/apiserver, registry/rest/delete.go). END remembers it:
+        # it is never written later than the deletion is asked for.
+        deleted = end.at if end else finished or deleted
     if code == 0 and phase != "Failed" and _is_before(finished, end.at if end else None, deleted):
         lost = lost_of(pod)
         return Ending(Outcome.SUCCESS, f"exit code 0; {lost}" if lost else "exit code 0", 0)

@@ -24,8 +24,9 @@ from piecework.plan.choose import plan_job
 from piecework.plan.price import load_price_book
 from piecework.plan.written_pod import WrittenPod
 from piecework.runners.kubernetes import KubernetesRunner
+from piecework.runners.pod_fields import deleted_at
 from piecework.runners.pod_view import PodView
-from piecework.runners.pods import read_request
+from piecework.runners.pods import end_of, read_request
 from piecework.runners.runner import AttemptRequest, AttemptStatus, Owner, runner_for
 from piecework.spec.job import Job
 from piecework.spec.pool import Pool
@@ -345,6 +346,17 @@ def test_cancelling_what_changes_meanwhile_reads_it_again(cluster: Cluster) -> N
     (pod,) = cluster.objects.pods()
     assert labels.END in pod["metadata"]["annotations"]
     assert pod["metadata"]["deletionGracePeriodSeconds"] == 30
+
+
+def test_a_cancellation_by_a_clock_that_is_ahead_is_as_of_the_deletion(cluster: Cluster) -> None:
+    runner = cluster.runner()
+    runner.start(cluster.request())
+    cluster.run()
+    runner.cancel(f"{RUN}.1", "by hand")
+    (pod,) = cluster.objects.pods()  # of which this clock is days ahead
+    written, deleted = end_of(pod), deleted_at(pod)
+    assert written is not None
+    assert (written.outcome, written.at) == (Outcome.CANCELLED, deleted)
 
 
 def test_what_has_ended_is_not_cancelled(cluster: Cluster) -> None:

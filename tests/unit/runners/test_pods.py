@@ -268,6 +268,25 @@ def test_a_killed_pod_is_never_a_success(
     assert status.ended_at is not None
 
 
+@given(
+    code=st.sampled_from([0, 1, 137, 143]),
+    finished=seconds,
+    end=seconds,
+    later=st.floats(0, 5),
+    outcome=outcomes,
+)
+def test_what_is_read_of_a_pod_stays_true_when_its_kubelet_has_let_it_go(
+    code: int, finished: float, end: float, later: float, outcome: Outcome
+) -> None:
+    def pod() -> Pod:
+        return Pod().exited(code, finished).ended(outcome, "from outside", end)
+
+    before = pod().deleted(end + later).known_to_kubelet()
+    # The API server moves the deletion to its last step then, and its grace is over.
+    after = pod().deleted(max(finished, end + later) + 1, 0).known_to_kubelet()
+    assert ending_of(after) == ending_of(before)
+
+
 def test_times_are_those_of_the_pod() -> None:
     pod = Pod().exited(0)
     times: list[datetime | None] = [queued_at(pod), bound_at(pod), started_at(pod), ended_at(pod)]

@@ -216,11 +216,11 @@ class Executor:
             return self.kube.get(POD, pod.key[1], pod.key[0])
 
     def _end(self, action: EndAttempt) -> list[Object]:
-        end = End(action.outcome, action.cause, action.at).to_json()
-
         def end_pod(pod: PodSeen) -> list[Object]:
             changed = []
             if pod.end is None:
+                at = min(action.at, pod.deleted_at or action.at)
+                end = End(action.outcome, action.cause, at).to_json()
                 changed += self._annotate(pod, labels.END, end, only_first=True)
             grace = 0 if action.force or pod.node is None else None
             namespace, name = pod.key
