@@ -54,7 +54,7 @@ WAITING = f"{PREFIX}waiting"
 #: JSON {"at": time, "machine": name or null}: since when its gate is open; handed over or bought.
 ADMITTED = f"{PREFIX}admitted"
 #: JSON {"outcome": Outcome, "cause": text, "at": time}: why the pod was ended from outside. The
-#: first one written stays.
+#: first one written stays. Its time, not after the deletion's, remains when the pod has lost that.
 END = f"{PREFIX}end"
 #: JSON {"at": time}: since when its machine's seller has said that it takes the machine away.
 NOTICE = f"{PREFIX}notice"
