@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -321,6 +321,7 @@ class KubernetesRunner:
             return
         # With the grace that the pod itself asks for.
         self.view.kube.delete(POD, name, namespace, uid=current["metadata"]["uid"])
+        # The clock here may be ahead of the API server's.
         current = self.view.kube.get(POD, name, namespace)
         written = None if current is None else end_of(current)
         if current is not None and written is not None:
@@ -328,11 +329,8 @@ class KubernetesRunner:
                 self._write_end(current, written)
 
     def _write_end(self, pod: Object, end: End) -> Object | None:
-        """Writes END on a pod that has not changed since, as of its deletion if that was before."""
-        deleted = deleted_at(pod)
-        if deleted is not None and deleted < end.at.replace(microsecond=0):
-            # The clock here is ahead of the API server's, whose times are whole seconds.
-            end = replace(end, at=deleted)
+        """Writes END on a pod that has not changed since; its deletion may have been before."""
+        end = end.not_after(deleted_at(pod))
         if end == end_of(pod):
             return pod
         metadata = pod["metadata"]

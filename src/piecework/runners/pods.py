@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -71,6 +71,12 @@ class End:
         """The annotation's value."""
         at = clock.to_text(self.at)
         return json.dumps({"outcome": str(self.outcome), "cause": self.cause, "at": at})
+
+    def not_after(self, deleted: datetime | None) -> End:
+        """The same, as of the pod's deletion where that was before, in whole seconds."""
+        if deleted is None or deleted >= self.at.replace(microsecond=0):
+            return self
+        return replace(self, at=deleted)
 
 
 def read_request(pod: Object) -> Mapping[str, Any]:

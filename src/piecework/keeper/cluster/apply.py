@@ -219,9 +219,8 @@ class Executor:
         def end_pod(pod: PodSeen) -> list[Object]:
             changed = []
             if pod.end is None:
-                at = min(action.at, pod.deleted_at or action.at)
-                end = End(action.outcome, action.cause, at).to_json()
-                changed += self._annotate(pod, labels.END, end, only_first=True)
+                end = End(action.outcome, action.cause, action.at).not_after(pod.deleted_at)
+                changed += self._annotate(pod, labels.END, end.to_json(), only_first=True)
             grace = 0 if action.force or pod.node is None else None
             namespace, name = pod.key
             self.kube.delete(POD, name, namespace, grace_seconds=grace, uid=pod.uid)
