@@ -51,11 +51,14 @@ class Aftermath:
     unneeded_seconds: tuple[float, ...]
     #: How much longer a machine was billed than it was paid for.
     billed_beyond_seconds: tuple[float, ...]
+    #: The machine that was paid for longest without need, and why it went.
+    longest: str
 
     def __str__(self) -> str:
         return (
             f"{self.machines} machines, {self.containers} containers, {self.hand_overs} of them "
-            f"by hand-over; seconds paid without need: {_spread(self.unneeded_seconds)}; "
+            f"by hand-over; seconds paid without need: {_spread(self.unneeded_seconds)} "
+            f"({self.longest}); "
             f"seconds billed beyond the record: {_spread(self.billed_beyond_seconds)}"
         )
 
@@ -139,10 +142,11 @@ def _lives(arena: Arena) -> dict[str, Life]:
 def _measure(arena: Arena) -> Aftermath:
     ran = container_records.read(arena.here, arena.submitters)
     machines = arena.ground.timeline().machines.values()
-    unneeded, beyond, wrong = [], [], []
+    unneeded, beyond, wrong = {}, [], []
     for name, life in _lives(arena).items():
         known = next(m for m in machines if arena.ground.is_of(name, m))
-        unneeded.append(_unneeded_seconds(life, [each for each in ran if each.machine == name]))
+        what = f"{name}, {known.gone_cause}"
+        unneeded[what] = _unneeded_seconds(life, [each for each in ran if each.machine == name])
         bill = bill_machine(known, clock.now())
         assert bill is not None, known
         seconds = _beyond(bill, life)
@@ -153,7 +157,15 @@ def _measure(arena: Arena) -> Aftermath:
     per_machine = Counter(each.machine for each in ran)
     hand_overs = sum(count - 1 for count in per_machine.values())
     unused = len(beyond) - len(per_machine)
-    return Aftermath(len(beyond), len(ran), hand_overs, unused, tuple(unneeded), tuple(beyond))
+    return Aftermath(
+        machines=len(beyond),
+        containers=len(ran),
+        hand_overs=hand_overs,
+        unused=unused,
+        unneeded_seconds=tuple(unneeded.values()),
+        billed_beyond_seconds=tuple(beyond),
+        longest=max(unneeded, key=lambda what: unneeded[what], default="none"),
+    )
 
 
 def _tolerance(arena: Arena, name: str, known: Machine) -> float:

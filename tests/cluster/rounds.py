@@ -44,13 +44,14 @@ KINDS = ("karpenter", "asg")
 CLAIMS = "karpenter.sh/v1"
 TYPES = (
     "m6a.large", "m6a.xlarge", "m6a.2xlarge", "m6a.4xlarge", "m6a.8xlarge", "m6a.12xlarge",
-    "m6a.16xlarge",
+    "m6a.16xlarge", "m6a.24xlarge",
 )  # fmt: skip
 #: Types of which groups have spot capacity, too; Karpenter buys it of all.
 SPOT = TYPES[1:2]
 #: The second type.
 LARGER = {"cpu": 4, "memory": "8Gi"}
-#: Types of which no machine is idle when a run asks for one, because no other run asks for them.
+#: Types for runs whose machine has to be bought, and may not be an idle one: each such test has its
+#: own.
 FRESH = [{"type": name} for name in TYPES[2:]]
 T = TypeVar("T")
 _numbers = itertools.count(1)

@@ -368,7 +368,7 @@ def test_a_run_is_cancelled_while_its_machine_is_being_bought(arena: Arena) -> N
 
 @on("karpenter")
 def test_a_run_is_cancelled_while_its_image_is_pulled(arena: Arena) -> None:
-    attempt = _pulling(arena, FRESH[2])
+    attempt = _pulling(arena, FRESH[5])
     arena.cancel(attempt)
     assert arena.ended(attempt).outcome is Outcome.CANCELLED
 
