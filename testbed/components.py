@@ -20,9 +20,10 @@ from testbed import cgroups, network
 from testbed.errors import TestbedError
 from testbed.place import Place
 
-# Enters the cgroups named up to the first --, opens the log named next, becomes the rest.
+# Enters the cgroups named up to the first --, opens the log named next, becomes the rest. Where one
+# of them is gone, the machine was killed meanwhile: whoever did not enter all would survive that.
 _ENTER = """
-while [ "$1" != -- ]; do echo 0 > "$1"; shift; done
+while [ "$1" != -- ]; do echo 0 > "$1" || exit 1; shift; done
 shift
 log=$1; shift
 exec "$@" >> "$log" 2>&1
