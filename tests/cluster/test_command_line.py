@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from piecework.config import Settings
+from piecework.ledger.events import Outcome
+from piecework.plan import labels
+from testbed import faults
 from tests.cluster.bought import GONE_SECONDS, Bought, start_bought
 from tests.cluster.conftest import Cluster
 from tests.local.attempts import wait_for
@@ -65,7 +70,7 @@ class Shell:
 
     def __call__(self, *args: str, code: int = 0) -> Any:
         done = subprocess.run(
-            [sys.executable, "-m", "piecework", *args, "--json"],
+            self.command(*args),
             env=self.environ,
             capture_output=True,
             text=True,
@@ -73,6 +78,21 @@ class Shell:
         )
         assert done.returncode == code, (args, done.stdout, done.stderr)
         return json.loads(done.stdout)
+
+    @contextmanager
+    def started(self, *args: str) -> Iterator[subprocess.Popen[str]]:
+        """A call that goes on meanwhile; nothing is left of it afterwards."""
+        call = subprocess.Popen(
+            self.command(*args), env=self.environ, stdout=subprocess.PIPE, text=True
+        )
+        with call:
+            try:
+                yield call
+            finally:
+                call.kill()
+
+    def command(self, *args: str) -> list[str]:
+        return [sys.executable, "-m", "piecework", *args, "--json"]
 
 
 def test_every_verb_works_with_a_pool_that_is_named(bought: Bought, file: Path) -> None:
@@ -114,3 +134,35 @@ def test_a_pipeline_run_on_a_named_pool_is_queued_told_of_and_cancelled(
     assert piecework("cancel", asked)["over"]
     assert piecework("show", run["run"])["outcome"] == "cancelled"
     wait_for(lambda: not bought.narrow.claims(), "its machine to be given back", GONE_SECONDS)
+
+
+def test_a_success_that_the_command_line_has_slept_through_is_not_run_again(
+    bought: Bought, file: Path
+) -> None:
+    """As when a laptop is closed for long: its pod is gone, and no watch can tell of it now."""
+    ground = bought.narrow
+    piecework, pool = Shell(bought.world.settings), ground.made.name
+    (file.parent / "greet.py").write_text("import time\nprint('on', flush=True)\ntime.sleep(15)\n")
+    with piecework.started("run", str(file), "--job", "greet", "--pool", pool) as waits:
+
+        def running() -> Any:
+            known = piecework("ls", "--running")["runs"]
+            return known and known[-1]["state"] == "running" and known[-1]["run"]
+
+        def restart() -> None:
+            faults.kill(ground.here, "kube-apiserver")
+            faults.restart(ground.here, "kube-apiserver")
+
+        attempt = f"{wait_for(running, 'it to run', 120)}.1"
+        waits.send_signal(signal.SIGSTOP)
+        restart()  # its connections break
+        assert ground.ended(attempt, 60).outcome is Outcome.SUCCESS
+        name, namespace = labels.pod_name(attempt), ground.made.namespace
+        ground.api.delete("Pod", name, namespace)
+        wait_for(lambda: not ground.api.get("Pod", name, namespace), "its pod to go", 60)
+        restart()  # forgets what it could tell a watch
+        waits.send_signal(signal.SIGCONT)
+        told, _ = waits.communicate(timeout=300)
+    assert waits.returncode == 0
+    (run,) = json.loads(told)["runs"]
+    assert [each["outcome"] for each in run["attempts"]] == ["success"]

@@ -23,12 +23,12 @@ from piecework.cli.logs import follow_attempt
 from piecework.cli.past import past_of
 from piecework.cli.pipeline_run import Ended, name_pipeline_run, read_runs, teller
 from piecework.cli.planning import find_pool, plan_alone
-from piecework.cli.reading import wait_until_recorded
+from piecework.cli.reading import read_ledger, wait_until_recorded
 from piecework.config import Settings
-from piecework.errors import ClusterError, InputError
+from piecework.errors import ClusterError, InputError, RunnerError
 from piecework.ledger.events import Outcome
 from piecework.plan.plan import History, Plan
-from piecework.runners.retry import next_step
+from piecework.runners.retry import INFRASTRUCTURE, next_step
 from piecework.runners.runner import (
     AttemptRequest,
     AttemptStatus,
@@ -178,8 +178,7 @@ def _attempt_until_done(alone: _Alone, runner: Runner) -> AttemptStatus:
         output = LogOutput(sys.stderr)
         follow_attempt(runner, request.attempt, output)
         output.end()
-        status = runner.status(request.attempt)
-        assert status is not None
+        status = _ending(alone, runner, request.attempt)
         if status.lost is not None:
             terminal.warn(f"{request.attempt}: {terminal.one_line(status.lost)}")
         with contextlib.suppress(ClusterError):  # then the keeper finds out by waiting
@@ -190,6 +189,41 @@ def _attempt_until_done(alone: _Alone, runner: Runner) -> AttemptStatus:
             return status
         terminal.step(f"trying again: {terminal.one_line(step.why)}")
         memory = step.memory
+
+
+def _ending(alone: _Alone, runner: Runner, attempt: str) -> AttemptStatus:
+    """How an attempt ended: as its runner saw it, or as the ledger has it.
+
+    Where this computer slept meanwhile, the pod may have ended and be gone: its runner then knows
+    nothing of it, or takes what it last saw for interrupted, and a success would be run again.
+    """
+    status = runner.status(attempt)
+    if status is not None and not (alone.pool.on_cluster and status.outcome in INFRASTRUCTURE):
+        return status
+    wait_until_recorded(alone.settings, [alone.run])
+    with read_ledger(alone.settings) as ledger:
+        known = ledger.timeline([attempt]).attempts.get(attempt)
+    if known is not None and known.outcome is not None:
+        if known.outcome is not (status and status.outcome):
+            terminal.warn(f"{attempt}: its pod is gone; the ledger has how it ended")
+        memory = known.asked.get("memory_bytes")
+        return AttemptStatus(
+            attempt,
+            "ended",
+            machines=known.machines,
+            started_at=known.started_at,
+            ended_at=known.ended_at,
+            outcome=known.outcome,
+            cause=known.cause,
+            exit_code=known.exit_code,
+            memory=None if memory is None else Memory(memory),
+        )
+    if status is None:
+        raise RunnerError(
+            f"{attempt}: its pod is gone, and the ledger does not know how it ended; "
+            f"`piecework show {alone.run}` tells once a keeper has written it"
+        )
+    return status
 
 
 def _start(runner: Runner, request: AttemptRequest) -> None:
