@@ -127,9 +127,11 @@ class Api:
             content_type="application/merge-patch+json",
         )
 
-    def patch_status(self, kind: str, name: str, change: Mapping[str, Any]) -> None:
+    def patch_status(
+        self, kind: str, name: str, change: Mapping[str, Any], api_version: str = "v1"
+    ) -> None:
         """Merges a change into the status of an object of the cluster."""
-        self.resource(kind).status.patch(
+        self.resource(kind, api_version).status.patch(
             body={"status": dict(change)},
             name=name,
             content_type="application/merge-patch+json",

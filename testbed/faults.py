@@ -30,7 +30,7 @@ from testbed import (
     registry,
     wishes,
 )
-from testbed.api import Api
+from testbed.api import Api, Object
 from testbed.errors import TestbedError
 from testbed.place import API_PORT, REGISTRY_PORT, Place
 
@@ -143,6 +143,19 @@ def karpenter_out_of_stock(place: Place, types: Collection[str]) -> None:
     """
     components.stop(place, karpenter.NAME)
     karpenter.start(place, out_of_stock=types)
+
+
+def forget_purchase(place: Place, claim: str) -> None:
+    """Karpenter dies before it has written down what it bought for a NodeClaim, and comes back.
+
+    It buys again, and the first machine is nobody's. The moment is too short to be met, so what
+    was written is taken back.
+    """
+    components.kill(place, karpenter.NAME)
+    nothing: Object = {"providerID": None, "nodeName": None, "imageID": None, "conditions": []}
+    with Api(place.admin) as api:
+        api.patch_status("NodeClaim", claim, nothing, "karpenter.sh/v1")
+    karpenter.start(place)
 
 
 def cut_network(place: Place, name: str) -> None:

@@ -34,6 +34,8 @@ _AWS_PREFIX = "aws:///"
 _KARPENTER_PREFIX = "kwok://"
 _POLL_SECONDS = 0.25
 _ABANDONED_SECONDS = 5
+#: As old as a machine has to be before Karpenter's provider for AWS collects it.
+_COLLECTED_SECONDS = 30
 _REGISTERED = "karpenter.sh/registered"
 
 
@@ -326,10 +328,12 @@ def follow_nodes(place: Place, provider: Provider) -> None:
 
 
 def end_abandoned(place: Place, provider: Provider) -> None:
-    """Ends machines of Karpenter that never joined and whose claim is gone, for ever.
+    """Ends machines of Karpenter that no claim knows, for ever.
 
     A cloud's provider would terminate the instance with its claim. The KWOK provider leaves that
-    to the Node's finalizer, which a Node gets only when it has joined.
+    to the Node's finalizer, which a Node gets only when it has joined. And a cloud's collects, once
+    they are old enough, machines for which another was bought, because Karpenter died before it
+    had written them down.
     """
     while True:
         time.sleep(_ABANDONED_SECONDS)
@@ -346,9 +350,13 @@ def end_abandoned(place: Place, provider: Provider) -> None:
             with Api(place.admin) as api:
                 # By name: a claim learns its provider's id some time after its Node is there.
                 claims = api.list("NodeClaim", api_version="karpenter.sh/v1")
-                starts = tuple(f"kwok-{claim['metadata']['name']}-" for claim in claims)
-                for name in waiting:
-                    if not name.startswith(starts):
+                known = {f"kwok-{c['metadata']['name']}-": c.get("status", {}) for c in claims}
+                for name, node in waiting.items():
+                    told = [
+                        s.get("providerID") for start, s in known.items() if name.startswith(start)
+                    ]
+                    strange = all(told) and node["spec"]["providerID"] not in told
+                    if not told or (strange and _age_seconds(node) > _COLLECTED_SECONDS):
                         api.delete("Node", name)
         except Exception as error:
             print(f"the API server did not answer: {error}", flush=True)  # noqa: T201

@@ -44,7 +44,7 @@ KINDS = ("karpenter", "asg")
 CLAIMS = "karpenter.sh/v1"
 TYPES = (
     "m6a.large", "m6a.xlarge", "m6a.2xlarge", "m6a.4xlarge", "m6a.8xlarge", "m6a.12xlarge",
-    "m6a.16xlarge", "m6a.24xlarge",
+    "m6a.16xlarge", "m6a.24xlarge", "m6a.32xlarge",
 )  # fmt: skip
 #: Types of which groups have spot capacity, too; Karpenter buys it of all.
 SPOT = TYPES[1:2]

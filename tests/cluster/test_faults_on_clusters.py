@@ -24,7 +24,7 @@ from testbed import components, faults, images, record, wishes
 from testbed.errors import MissingProgramError
 from tests.cluster.aftermath import check_now, say, settle
 from tests.cluster.conftest import Cluster
-from tests.cluster.rounds import FRESH, KINDS, LARGER, Arena, asleep, kill, limits, work
+from tests.cluster.rounds import CLAIMS, FRESH, KINDS, LARGER, Arena, asleep, kill, limits, work
 from tests.cluster.rounds import arena as make_arena
 from tests.cluster.soak import play
 
@@ -174,6 +174,30 @@ def test_a_machine_dies_while_it_boots_and_another_is_bought(arena: Arena) -> No
     arena.kill_machine(bought)
     succeeds(arena, attempt)
     assert bought not in arena.ground.timeline().attempts[attempt].machines
+
+
+@pytest.mark.parametrize("arena", ["karpenter"], indirect=True)
+def test_karpenter_forgets_what_it_bought_and_buys_again(arena: Arena) -> None:
+    known = arena.machines()
+    faults.slow_boot(arena.here, arena.made.name, 8)
+    attempt = arena.submit(2, machine=FRESH[6])
+    first = arena.wait_bought(known)
+    faults.slow_boot(arena.here, arena.made.name, 30)
+    claims = [c["metadata"]["name"] for c in arena.api.list("NodeClaim", api_version=CLAIMS)]
+    (claim,) = (name for name in claims if first.startswith(f"kwok-{name}-"))
+    faults.forget_purchase(arena.here, claim)
+    second = arena.wait_bought([*known, first])
+    wishes.clear(arena.here)
+    succeeds(arena, attempt)
+
+    def machines() -> set[str]:
+        return set(arena.ground.timeline().attempts[attempt].machines)
+
+    arena.api.wait("its machine to be in the ledger", lambda: machines() == {first}, 60)
+    assert arena.ground.timeline().machines[first].bought_for == attempt
+    arena.api.wait("the other to go", lambda: not {first, second} & set(arena.machines()), 120)
+    occupied = arena.ground.timeline().machines[first].occupancies
+    assert [each.attempt for each in occupied] == [attempt]
 
 
 @on("karpenter")

@@ -4,13 +4,17 @@ Enters: the NodeClaims of piecework's pools, as a watch keeps them. Leaves: mach
 of their conditions, and deleted NodeClaims: the documented way to give a machine back at once.
 A finalizer keeps a NodeClaim's object until its end is in the ledger, so that nothing that came
 and went while nobody looked is lost.
+
+A Karpenter that dies between a purchase and writing it down buys again for the same NodeClaim. The
+first machine joins the cluster all the same, pods run on it, and it is paid for until Karpenter's
+garbage collection ends it: only its node tells of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from piecework import clock
@@ -38,6 +42,10 @@ _BILLING = {
     "karpenter.k8s.gcp": "gcp-compute-engine",
 }
 _AWS = "aws-ec2-linux"
+#: A node that is older than this, and that no NodeClaim knows, is a stray.
+STRAY = timedelta(seconds=10)
+#: Why such a machine goes.
+_STRAY = "no NodeClaim knows it: Karpenter bought another one in its place, and ends it"
 
 
 class Karpenter:
@@ -56,6 +64,9 @@ class Karpenter:
         self._claims = claims
         self._now = now
         self._read: dict[str, tuple[str, MachineSeen]] = {}
+        # Machines that no NodeClaim knows, by their nodes' names; and what a NodeClaim did know.
+        self._strays: dict[str, MachineSeen] = {}
+        self._known: set[str] = set()
         self.error: str | None = None
 
     def start(self) -> None:
@@ -73,8 +84,7 @@ class Karpenter:
         """See `Provider`: the watch tells at once in any case."""
 
     def machines(self, nodes: Mapping[str, NodeSeen]) -> Sequence[MachineSeen]:
-        """See `Provider`; the nodes add nothing here."""
-        del nodes
+        """See `Provider`; nodes tell of machines that no NodeClaim knows."""
         current: dict[str, tuple[str, MachineSeen]] = {}
         for claim in list(self._claims().values()):
             metadata = claim["metadata"]
@@ -92,10 +102,77 @@ class Karpenter:
                 gone = replace(machine, gone_at=machine.leaving_at or self._now())
                 current[name] = version, gone
         self._read = current
-        return [machine for _, machine in current.values()]
+        self._look_for_strays(nodes)
+        return [*(machine for _, machine in current.values()), *list(self._strays.values())]
+
+    def _look_for_strays(self, nodes: Mapping[str, NodeSeen]) -> None:
+        """Finds nodes that no NodeClaim knows, and follows those that were found.
+
+        They are judged once they are ready. While a NodeClaim of their run waits to be told what
+        was bought for it, that may be they.
+        """
+        now = self._now()
+        for name, stray in list(self._strays.items()):
+            if name not in nodes and stray.gone_at is None:
+                self._strays[name] = replace(stray, gone_at=now)
+        suspects = [
+            node
+            for node in nodes.values()
+            if not node.registered
+            and node.name not in self._strays
+            and node.provider_id not in self._known
+            and node.ready_at is not None
+            and node.pool in self._pools
+        ]
+        if not suspects:
+            return
+        claims = list(self._claims().values())
+        told = {claim.get("status", {}).get("providerID", "") for claim in claims}
+        self._known = (self._known | told) & {node.provider_id for node in nodes.values()}
+        waiting = {
+            run_of_claim(claim) for claim in claims if not claim.get("status", {}).get("providerID")
+        }
+        for node in suspects:
+            is_known = node.provider_id in self._known or node.run in waiting
+            if not is_known and now - node.joined_at > STRAY:
+                self._strays[node.name] = self._stray(node, now)
+
+    def _stray(self, node: NodeSeen, now: datetime) -> MachineSeen:
+        """A machine by its node, and by the other one that was bought in its place.
+
+        When it was bought nobody wrote down: Karpenter buys as soon as there is a NodeClaim.
+        """
+        others = [machine for _, machine in self._read.values() if machine.run == node.run]
+        other = max(others, key=lambda m: m.requested_at or node.joined_at, default=None)
+        bought = node.joined_at
+        if other is not None and other.requested_at is not None:
+            bought = min(bought, other.requested_at)
+        return MachineSeen(
+            id=node.name,
+            pool=node.pool,
+            provider="karpenter",
+            billing=_billing(self._pools[node.pool]),
+            node=node.name,
+            instance_type=node.instance_type,
+            zone=node.zone,
+            spot=node.spot,
+            run=node.run,
+            attempt=None if other is None else other.attempt,
+            requested_at=bought,
+            launched_at=bought,
+            joined_at=node.joined_at,
+            ready_at=node.ready_at,
+            released_at=now,
+            release_reason=_STRAY,
+            leaving_at=now,
+            held=True,
+        )
 
     def stamp(self, machine: MachineSeen, attempt: str | None) -> None:
         """See `Provider`."""
+        if machine.id in self._strays:
+            self._strays[machine.id] = replace(self._strays[machine.id], attempt=attempt)
+            return
         change: list[dict[str, Any]] = []
         claim = self._kube.get(NODE_CLAIM, machine.id)
         if claim is None:
@@ -117,6 +194,9 @@ class Karpenter:
 
     def note_interruption(self, machine: MachineSeen, at: datetime) -> None:
         """See `Provider`."""
+        if machine.id in self._strays:
+            self._strays[machine.id] = replace(self._strays[machine.id], interrupted_at=at)
+            return
         self._annotate(machine, {INTERRUPTED: clock.to_text(at)})
 
     def release(self, machine: MachineSeen, at: datetime, reason: str) -> None:
@@ -130,8 +210,9 @@ class Karpenter:
 
     def forget(self, machine: MachineSeen) -> None:
         """See `Provider`."""
-        release_claim(self._kube, machine.id)
-        self._read.pop(machine.id, None)
+        if self._strays.pop(machine.id, None) is None:
+            release_claim(self._kube, machine.id)
+            self._read.pop(machine.id, None)
 
     def failures(self, pool: str) -> str | None:
         """See `Provider`."""
@@ -185,7 +266,7 @@ def read_claim(claim: Mapping[str, Any], pool: Pool) -> MachineSeen:
         id=metadata["name"],
         pool=pool.name,
         provider="karpenter",
-        billing=_BILLING.get(pool.node_class.group, _AWS),
+        billing=_billing(pool),
         node=status.get("nodeName"),
         instance_type=named.get("node.kubernetes.io/instance-type"),
         zone=named.get("topology.kubernetes.io/zone"),
@@ -204,6 +285,10 @@ def read_claim(claim: Mapping[str, Any], pool: Pool) -> MachineSeen:
         held=labels.FINALIZER in metadata.get("finalizers", ()),
         problem=problem if launched_at is None and problem != "AwaitingReconciliation" else None,
     )
+
+
+def _billing(pool: Pool) -> str:
+    return _BILLING.get(pool.node_class.group, _AWS)
 
 
 def _gone_at(

@@ -30,6 +30,8 @@ _NOTICES = frozenset(
 )
 #: The cluster-autoscaler's mark on a node that it is about to return; its value is the time.
 _LEAVING = "ToBeDeletedByClusterAutoscaler"
+#: Karpenter's labels on nodes: of all that it bought, and of those whose NodeClaim it has found.
+_NODE_POOL, _REGISTERED = "karpenter.sh/nodepool", "karpenter.sh/registered"
 GPU = "nvidia.com/gpu"
 #: How the reason begins for which a machine that never joined is given back.
 NEVER_JOINED = "it did not join the cluster"
@@ -132,6 +134,8 @@ class NodeSeen:
     allocatable: Mapping[str, str] = field(default_factory=dict)
     #: It says itself that it is not ready: its kubelet lives.
     speaks: bool = False
+    #: False where Karpenter bought it, and has not found the NodeClaim that it belongs to (yet).
+    registered: bool = True
 
 
 class Provider(Protocol):
@@ -206,6 +210,7 @@ def read_node(node: Mapping[str, Any]) -> NodeSeen:
         leaving_at=_leaving_at(taints, metadata),
         allocatable=allocatable,
         speaks=ready is not None and ready["status"] == "False",
+        registered=_NODE_POOL not in named or named.get(_REGISTERED) == "true",
     )
 
 

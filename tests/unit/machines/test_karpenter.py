@@ -5,6 +5,7 @@ from typing import Any
 
 from piecework.kube.client import Kube
 from piecework.machines.karpenter import Karpenter, read_claim, release_claim
+from piecework.machines.provider import NodeSeen, read_node
 from piecework.plan import labels
 from piecework.spec.pool import Pool
 from tests.unit.kube.server import Server, found, refused
@@ -142,3 +143,89 @@ def test_the_finalizer_is_taken_off_though_others_change_the_claim() -> None:
     release_claim(Kube(server), "spot-abcde")
     assert [asked.method for asked in server.asked] == ["GET", "PATCH", "GET", "PATCH"]
     assert server.asked[3].body[1] == {"op": "remove", "path": "/metadata/finalizers/1"}
+
+
+class _Strays:
+    """A Karpenter whose NodeClaim is another node's than the one that has joined."""
+
+    def __init__(self, second: int = 40) -> None:
+        self.claim = _claim(*LIFE, annotations={labels.ATTEMPT: "flights.delays.1.1"})
+        self.claim["status"] |= {"providerID": "aws:///zone/i-2"}
+        self.second = second
+        self.nodes = {"stray": _node("stray", "aws:///zone/i-1")}
+        self.karpenter = Karpenter(
+            Kube(Server()), [POOL], lambda: {"c": self.claim}, now=lambda: _time(self.second)
+        )
+
+    def look(self) -> list[str]:
+        return [machine.id for machine in self.karpenter.machines(self.nodes)]
+
+
+def _node(name: str, provider_id: str, ready: str = "True", **more: str) -> NodeSeen:
+    named = {
+        labels.POOL: "spot",
+        labels.RUN: "delays-1",
+        "karpenter.sh/nodepool": "spot",
+        "karpenter.sh/capacity-type": "spot",
+        "node.kubernetes.io/instance-type": "m6a.large",
+        **more,
+    }
+    metadata = {"name": name, "creationTimestamp": _text(20), "labels": named}
+    condition = {"type": "Ready", "status": ready, "lastTransitionTime": _text(21)}
+    told = {"conditions": [condition]}
+    return read_node({"metadata": metadata, "spec": {"providerID": provider_id}, "status": told})
+
+
+def test_a_machine_that_karpenter_bought_and_forgot_is_known_by_its_node() -> None:
+    strays = _Strays()
+    _, stray = strays.karpenter.machines(strays.nodes)
+    assert (stray.id, stray.node, stray.state) == ("stray", "stray", "leaving")
+    assert (stray.launched_at, stray.joined_at, stray.ready_at) == (_time(0), _time(20), _time(21))
+    assert (stray.attempt, stray.instance_type, stray.spot) == (
+        "flights.delays.1.1",
+        "m6a.large",
+        True,
+    )
+    strays.nodes.clear()
+    strays.second = 50
+    _, stray = strays.karpenter.machines(strays.nodes)
+    assert (stray.gone_at, stray.gone_cause) == (_time(50), "returned")
+    strays.karpenter.forget(stray)  # asks nobody for a NodeClaim of that name
+    assert strays.look() == ["spot-abcde"]
+
+
+def test_a_node_is_no_stray_while_it_may_still_find_its_claim() -> None:
+    young = _Strays(second=29)
+    assert young.look() == ["spot-abcde"]
+    not_ready = _Strays()
+    not_ready.nodes["stray"] = _node("stray", "aws:///zone/i-1", ready="False")
+    assert not_ready.look() == ["spot-abcde"]
+    unwritten = _Strays()
+    del unwritten.claim["status"]["providerID"]
+    assert unwritten.look() == ["spot-abcde"]
+    unwritten.claim["status"]["providerID"] = "aws:///zone/i-2"  # which is another one
+    assert unwritten.look() == ["spot-abcde", "stray"]
+
+
+def test_nodes_that_a_claim_knows_or_knew_are_no_strays() -> None:
+    strays = _Strays()
+    strays.nodes["stray"] = _node("stray", "aws:///zone/i-2")
+    assert strays.look() == ["spot-abcde"]
+    strays.claim["status"]["providerID"] = "aws:///zone/i-3"  # as if the first claim were gone
+    assert strays.look() == ["spot-abcde"]
+    registered = _Strays()
+    registered.nodes["stray"] = _node(
+        "stray", "aws:///zone/i-1", **{"karpenter.sh/registered": "true"}
+    )
+    assert registered.look() == ["spot-abcde"]
+
+
+def test_what_is_written_down_of_a_stray_is_kept_without_a_claim() -> None:
+    strays = _Strays()
+    strays.claim["metadata"]["annotations"] = {}
+    _, stray = strays.karpenter.machines(strays.nodes)
+    assert stray.attempt is None
+    strays.karpenter.stamp(stray, "flights.delays.1.1")
+    strays.karpenter.note_interruption(stray, _time(41))
+    _, stray = strays.karpenter.machines(strays.nodes)
+    assert (stray.attempt, stray.interrupted_at) == ("flights.delays.1.1", _time(41))

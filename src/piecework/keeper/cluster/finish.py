@@ -28,6 +28,8 @@ UNREAD = timedelta(hours=1)
 UNANSWERED = timedelta(days=7)
 #: How long the copy of a log may take.
 LOG_COPY = timedelta(seconds=10)
+#: How long it may take until it is known who sold the machine that a pod ran on.
+UNSOLD = timedelta(seconds=30)
 
 
 def finish(snapshot: Snapshot, recorded: Collection[str]) -> list[Action]:
@@ -100,6 +102,8 @@ def _finish_pod(snapshot: Snapshot, attempt: AttemptSeen, pod: PodSeen) -> list[
         return [MarkRecorded(pod)]
     if not pod.held and pod.deleting_at is None and since <= UNREAD:
         return []
+    if pod.node in snapshot.nodes and pod.node not in snapshot.machine_on and since <= UNSOLD:
+        return []  # what it costs can only be told while the pod is there
     over = snapshot.owners_over.get(attempt.id)
     if over is not None:
         return [RemovePod(pod, over)]

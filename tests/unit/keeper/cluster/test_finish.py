@@ -12,7 +12,7 @@ from piecework.keeper.cluster.actions import (
 )
 from piecework.keeper.cluster.decide import decide
 from piecework.keeper.cluster.finish import find_buyer, finish, note_deletions, stamp
-from tests.unit.keeper.cluster.worlds import at, attempt, machine, pod, waiting, world
+from tests.unit.keeper.cluster.worlds import at, attempt, machine, node, pod, waiting, world
 
 _RECORDED = {"piecework.dev/recorded": "true"}
 _READ = {**_RECORDED, "piecework.dev/seen": "true"}
@@ -41,6 +41,18 @@ def test_a_recorded_pod_goes_when_it_was_read() -> None:
     assert finish(unread, {"run.abc.1"}) == []
     read = world([attempt(pod("run", **_ENDED, annotations=_READ))])
     assert isinstance(finish(read, {"run.abc.1"})[0], RemovePod)
+
+
+def test_a_pod_that_was_read_stays_until_its_machine_is_known_but_not_for_ever() -> None:
+    """Else nobody could say any more whose the machine was."""
+    sold = machine("m")
+    read = attempt(pod("run", **_ENDED, annotations=_READ))
+    assert finish(world([read], nodes=[node(sold)]), {"run.abc.1"}) == []
+    (removal,) = finish(world([read], [sold]), {"run.abc.1"})
+    assert isinstance(removal, RemovePod)
+    late = attempt(pod("run", node="node-m", started=-60, ended=-31, annotations=_READ))
+    (removal,) = finish(world([late], nodes=[node(sold)]), {"run.abc.1"})
+    assert isinstance(removal, RemovePod)
 
 
 def test_a_recorded_pod_goes_when_nobody_waits_for_it() -> None:
