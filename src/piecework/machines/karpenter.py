@@ -140,18 +140,24 @@ class Karpenter:
     def _stray(self, node: NodeSeen, now: datetime) -> MachineSeen:
         """A machine by its node, and by the other one that was bought in its place.
 
-        When it was bought nobody wrote down: Karpenter buys as soon as there is a NodeClaim.
+        When it was bought nobody wrote down: Karpenter buys as soon as there is a NodeClaim, and a
+        machine joins within the pool's `join_timeout`.
         """
-        others = [machine for _, machine in self._read.values() if machine.run == node.run]
-        other = max(others, key=lambda m: m.requested_at or node.joined_at, default=None)
-        bought = node.joined_at
-        if other is not None and other.requested_at is not None:
-            bought = min(bought, other.requested_at)
+        pool = self._pools[node.pool]
+        others = {
+            machine.requested_at: machine
+            for _, machine in self._read.values()
+            if machine.run == node.run
+            and machine.requested_at is not None
+            and node.joined_at - pool.join_timeout <= machine.requested_at <= node.joined_at
+        }
+        bought = max(others, default=node.joined_at)
+        other = others.get(bought)
         return MachineSeen(
             id=node.name,
             pool=node.pool,
             provider="karpenter",
-            billing=_billing(self._pools[node.pool]),
+            billing=_billing(pool),
             node=node.name,
             instance_type=node.instance_type,
             zone=node.zone,

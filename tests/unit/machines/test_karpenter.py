@@ -194,6 +194,13 @@ def test_a_machine_that_karpenter_bought_and_forgot_is_known_by_its_node() -> No
     assert strays.look() == ["spot-abcde"]
 
 
+def test_a_forgotten_machine_is_paid_for_since_it_joined_if_nothing_else_is_known() -> None:
+    strays = _Strays()
+    strays.claim["metadata"]["creationTimestamp"] = "2026-11-24T11:00:00Z"
+    _, stray = strays.karpenter.machines(strays.nodes)
+    assert (stray.launched_at, stray.attempt) == (_time(20), None)
+
+
 def test_a_node_is_no_stray_while_it_may_still_find_its_claim() -> None:
     young = _Strays(second=29)
     assert young.look() == ["spot-abcde"]
