@@ -5,9 +5,9 @@ of their conditions, and deleted NodeClaims: the documented way to give a machin
 A finalizer keeps a NodeClaim's object until its end is in the ledger, so that nothing that came
 and went while nobody looked is lost.
 
-A Karpenter that dies between a purchase and writing it down buys again for the same NodeClaim. The
-first machine joins the cluster all the same, pods run on it, and it is paid for until Karpenter's
-garbage collection ends it: only its node tells of it.
+A Karpenter that dies between a purchase and writing it down buys again for the same NodeClaim
+(kubernetes-sigs/karpenter issue 1448). The first machine joins the cluster all the same, pods run
+on it, and it is paid for until its provider's garbage collection ends it: only its node tells.
 """
 
 from __future__ import annotations
