@@ -42,8 +42,9 @@ _BILLING = {
     "karpenter.k8s.gcp": "gcp-compute-engine",
 }
 _AWS = "aws-ec2-linux"
-#: A node that is older than this, and that no NodeClaim knows, is a stray.
-STRAY = timedelta(seconds=10)
+#: A node that is older than this, and that no NodeClaim knows, is a stray: where its run has
+#: another machine; and where it has none, so that its NodeClaim may only not be known here yet.
+STRAY, LONE_STRAY = timedelta(seconds=10), timedelta(seconds=60)
 #: Why such a machine goes.
 _STRAY = "no NodeClaim knows it: Karpenter bought another one in its place, and ends it"
 
@@ -133,15 +134,15 @@ class Karpenter:
             run_of_claim(claim) for claim in claims if not claim.get("status", {}).get("providerID")
         }
         for node in suspects:
-            is_known = node.provider_id in self._known or node.run in waiting
-            if not is_known and now - node.joined_at > STRAY:
-                self._strays[node.name] = self._stray(node, now)
+            if node.provider_id in self._known or node.run in waiting:
+                continue
+            other = self._bought_instead(node)
+            if now - node.joined_at > (LONE_STRAY if other is None else STRAY):
+                self._strays[node.name] = self._stray(node, other, now)
 
-    def _stray(self, node: NodeSeen, now: datetime) -> MachineSeen:
-        """A machine by its node, and by the other one that was bought in its place.
-
-        When it was bought nobody wrote down: Karpenter buys as soon as there is a NodeClaim, and a
-        machine joins within the pool's `join_timeout`.
+    def _bought_instead(self, node: NodeSeen) -> MachineSeen | None:
+        """The machine that was bought in the place of a node's: a machine of the same run, asked
+        for before the node joined, and no longer before than a machine may take to join.
         """
         pool = self._pools[node.pool]
         others = {
@@ -151,13 +152,19 @@ class Karpenter:
             and machine.requested_at is not None
             and node.joined_at - pool.join_timeout <= machine.requested_at <= node.joined_at
         }
-        bought = max(others, default=node.joined_at)
-        other = others.get(bought)
+        return others[max(others)] if others else None
+
+    def _stray(self, node: NodeSeen, other: MachineSeen | None, now: datetime) -> MachineSeen:
+        """A machine by its node. When it was bought nobody wrote down: Karpenter buys as soon as
+        there is a NodeClaim, which is the other machine's.
+        """
+        asked_at = None if other is None else other.requested_at
+        bought = asked_at or node.joined_at
         return MachineSeen(
             id=node.name,
             pool=node.pool,
             provider="karpenter",
-            billing=_billing(pool),
+            billing=_billing(self._pools[node.pool]),
             node=node.name,
             instance_type=node.instance_type,
             zone=node.zone,

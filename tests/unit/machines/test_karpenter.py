@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from piecework.kube.client import Kube
-from piecework.machines.karpenter import Karpenter, read_claim, release_claim
+from piecework.machines.karpenter import LONE_STRAY, Karpenter, read_claim, release_claim
 from piecework.machines.provider import NodeSeen, read_node
 from piecework.plan import labels
 from piecework.spec.pool import Pool
@@ -195,10 +196,12 @@ def test_a_machine_that_karpenter_bought_and_forgot_is_known_by_its_node() -> No
 
 
 def test_a_forgotten_machine_is_paid_for_since_it_joined_if_nothing_else_is_known() -> None:
-    strays = _Strays()
+    strays = _Strays(second=59)
     strays.claim["metadata"]["creationTimestamp"] = "2026-11-24T11:00:00Z"
+    assert strays.look() == ["spot-abcde"]  # its own claim may not be known yet
+    strays.nodes["stray"] = replace(strays.nodes["stray"], joined_at=_time(20) - LONE_STRAY)
     _, stray = strays.karpenter.machines(strays.nodes)
-    assert (stray.launched_at, stray.attempt) == (_time(20), None)
+    assert (stray.launched_at, stray.attempt) == (_time(20) - LONE_STRAY, None)
 
 
 def test_a_node_is_no_stray_while_it_may_still_find_its_claim() -> None:

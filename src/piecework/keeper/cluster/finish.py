@@ -29,7 +29,7 @@ UNANSWERED = timedelta(days=7)
 #: How long the copy of a log may take.
 LOG_COPY = timedelta(seconds=10)
 #: How long it may take until it is known who sold the machine that a pod ran on.
-UNSOLD = timedelta(seconds=30)
+UNSOLD = timedelta(seconds=75)
 
 
 def finish(snapshot: Snapshot, recorded: Collection[str]) -> list[Action]:

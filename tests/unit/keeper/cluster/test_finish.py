@@ -50,7 +50,7 @@ def test_a_pod_that_was_read_stays_until_its_machine_is_known_but_not_for_ever()
     assert finish(world([read], nodes=[node(sold)]), {"run.abc.1"}) == []
     (removal,) = finish(world([read], [sold]), {"run.abc.1"})
     assert isinstance(removal, RemovePod)
-    late = attempt(pod("run", node="node-m", started=-60, ended=-31, annotations=_READ))
+    late = attempt(pod("run", node="node-m", started=-90, ended=-76, annotations=_READ))
     (removal,) = finish(world([late], nodes=[node(sold)]), {"run.abc.1"})
     assert isinstance(removal, RemovePod)
 
