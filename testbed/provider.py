@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ _ABANDONED_SECONDS = 5
 #: As old as a machine has to be before Karpenter's provider for AWS collects it.
 _COLLECTED_SECONDS = 30
 _REGISTERED = "karpenter.sh/registered"
+_SEEN_AT_ONCE = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Bought:
     provider_id: str
     labels: dict[str, str]
     taints: tuple[str, ...] = ()
+    #: In whole seconds, cut off; None where its seller writes the record itself.
+    at: datetime | None = None
 
 
 def start(place: Place) -> None:
@@ -144,10 +148,12 @@ class Provider:
             if name in lives and lives[name].why == machine.DIED:
                 continue  # it has died, and its Node is still there: nobody starts it again
             item = wanted[name]
-            if self._once(name, partial(self._start, item)) and prefix == _KARPENTER_PREFIX:
-                record.write(
-                    self._place, name, "bought", type=item.type, provider_id=item.provider_id
-                )
+            if item.at is not None and name not in lives:
+                # While the API server was away nobody saw it: then its own time is better.
+                at = item.at if now() - item.at > _SEEN_AT_ONCE else None
+                told = {"type": item.type, "provider_id": item.provider_id}
+                record.write(self._place, name, "bought", at=at, **told)
+            self._once(name, partial(self._start, item))
         for name in there - wanted.keys():
             if self._once(name, partial(self._stop, name)) and prefix == _KARPENTER_PREFIX:
                 record.write(self._place, name, "returned")
@@ -380,6 +386,7 @@ def from_nodes(nodes: dict[str, Object]) -> list[Bought]:
                     labels.get("karpenter.sh/nodepool", ""),
                     provider_id,
                     {},
+                    at=from_text(node["metadata"]["creationTimestamp"]),
                 )
             )
     return found
