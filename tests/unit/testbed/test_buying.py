@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import lzma
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,8 @@ def test_karpenters_nodes_become_machines_unless_kwok_plays_them() -> None:
     labels = {"node.kubernetes.io/instance-type": "m6a.large", "karpenter.sh/nodepool": "p"}
 
     def node(provider_id: str, **more: str) -> dict[str, object]:
-        return {"metadata": {"labels": {**labels, **more}}, "spec": {"providerID": provider_id}}
+        metadata = {"labels": {**labels, **more}, "creationTimestamp": "2026-11-24T12:00:00Z"}
+        return {"metadata": metadata, "spec": {"providerID": provider_id}}
 
     found_nodes = provider.from_nodes(
         {
@@ -66,8 +68,8 @@ def test_karpenters_nodes_become_machines_unless_kwok_plays_them() -> None:
             "other": node("aws:///z/i-1"),
         }
     )
-    assert [(item.name, item.type, item.pool) for item in found_nodes] == [
-        ("one", "m6a.large", "p")
+    assert [(item.name, item.type, item.pool, item.at) for item in found_nodes] == [
+        ("one", "m6a.large", "p", datetime(2026, 11, 24, 12, tzinfo=UTC))
     ]
 
 
