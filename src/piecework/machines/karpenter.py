@@ -12,6 +12,7 @@ on it, and it is paid for until its provider's garbage collection ends it: only 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -31,6 +32,8 @@ from piecework.machines.provider import (
 )
 from piecework.plan import labels
 from piecework.spec.pool import Pool
+
+logger = logging.getLogger(__name__)
 
 #: Karpenter's own finalizer: while it is there, the machine is being drained or terminated.
 _TERMINATION = "karpenter.sh/termination"
@@ -139,6 +142,7 @@ class Karpenter:
             other = self._bought_instead(node)
             if now - node.joined_at > (LONE_STRAY if other is None else STRAY):
                 self._strays[node.name] = self._stray(node, other, now)
+                logger.warning("machine %s is paid for: %s", node.name, _STRAY)
 
     def _bought_instead(self, node: NodeSeen) -> MachineSeen | None:
         """The machine that was bought in the place of a node's: a machine of the same run, asked

@@ -4,6 +4,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from piecework.kube.client import Kube
 from piecework.machines.karpenter import LONE_STRAY, Karpenter, read_claim, release_claim
 from piecework.machines.provider import NodeSeen, read_node
@@ -177,9 +179,12 @@ def _node(name: str, provider_id: str, ready: str = "True", **more: str) -> Node
     return read_node({"metadata": metadata, "spec": {"providerID": provider_id}, "status": told})
 
 
-def test_a_machine_that_karpenter_bought_and_forgot_is_known_by_its_node() -> None:
+def test_a_machine_that_karpenter_bought_and_forgot_is_known_by_its_node(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     strays = _Strays()
     _, stray = strays.karpenter.machines(strays.nodes)
+    assert "machine stray is paid for: no NodeClaim knows it" in caplog.text
     assert (stray.id, stray.node, stray.state) == ("stray", "stray", "leaving")
     assert (stray.launched_at, stray.joined_at, stray.ready_at) == (_time(0), _time(20), _time(21))
     assert (stray.attempt, stray.instance_type, stray.spot) == (
